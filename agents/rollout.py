@@ -1,0 +1,48 @@
+"""What was played, as plain arrays, time first; and how it is cut into minibatches.
+
+Axis legend: T steps, N environments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+
+class Rollout(NamedTuple):
+    """T steps of N environments. Nobody writes into it: `rollout._replace(rewards=...)` is the way to change it."""
+
+    observations: NDArray[Any]  # [T, N, *] what the policy saw
+    actions: NDArray[Any]  # [T, N, *]
+    log_probs: FloatArray  # [T, N] of the distribution sampled from, mask and temperature included
+    values: FloatArray  # [T, N] V(observations)
+    next_values: FloatArray  # [T, N] V of the state reached, before any reset; not used where `terminated`
+    rewards: FloatArray  # [T, N]
+    terminated: BoolArray  # [T, N] the task ended: no future to bootstrap from
+    truncated: BoolArray  # [T, N] somebody stopped looking: the future is worth `next_values`
+    starts: BoolArray  # [T, N] the observation is the first of its episode
+    valid: BoolArray  # [T, N] false where an environment only reset, or a row had finished its quota
+    episode_ids: IntArray  # [T, N] equal within an episode, distinct between episodes of this rollout
+    groups: IntArray | None = None  # [T, N] equal for episodes that share a prompt on purpose
+    ref_log_probs: FloatArray | None = None  # [T, N] the same actions under the reference policy
+    baselines: FloatArray | None = None  # [T, N]
+    action_masks: BoolArray | None = None  # [T, N, A] true where an action was allowed
+
+    def require(self, field: str) -> NDArray[Any]:
+        """Return the named field; raises `ValueError` that names it if it was not collected."""
+        value: NDArray[Any] | None = getattr(self, field)
+        if value is None:
+            raise ValueError(f"This needs rollout.{field}, which was not collected (it is None).")
+        return value
+
+    @property
+    def ends(self) -> BoolArray:
+        """Return where an episode stops, for whatever reason, bool [T, N]."""
+        return self.terminated | self.truncated
