@@ -113,14 +113,6 @@ class ComposedScorer(Scorer, Protocol):
         """Return the score [B] of those parts; calling the scorer is `combine(parts(completions))`."""
 
 
-class Constraint(Protocol):
-    """Which tokens may come next; arrives with the constraints (reserved seam)."""
-
-
-class Responder(Protocol):
-    """Who answers after the agent's turn; arrives with the turns (reserved seam)."""
-
-
 @dataclass(frozen=True)
 class Task:
     """A text task: where it begins, how it is spelled, what it is worth, and how long it may grow."""
