@@ -46,3 +46,37 @@ class Rollout(NamedTuple):
     def ends(self) -> BoolArray:
         """Return where an episode stops, for whatever reason, bool [T, N]."""
         return self.terminated | self.truncated
+
+
+class Batch(NamedTuple):
+    """A part of a rollout that one optimiser step sees: T steps of B rows, or 1 step of B where rows are not sequences."""
+
+    observations: NDArray[Any]  # [T, B, *]
+    actions: NDArray[Any]  # [T, B, *]
+    log_probs: FloatArray  # [T, B] when they were played
+    values: FloatArray  # [T, B]
+    advantages: FloatArray  # [T, B]
+    value_targets: FloatArray  # [T, B]
+    valid: BoolArray  # [T, B]
+    action_masks: BoolArray | None  # [T, B, A]
+
+
+def minibatches(
+    rollout: Rollout, advantages: FloatArray, value_targets: FloatArray, num: int, generator: np.random.Generator, *, by_column: bool
+) -> Iterator[Batch]:
+    """Yield `num` disjoint batches that cover the rollout once, in random order.
+
+    By column, each environment's steps stay together (policies that read sequences); otherwise single valid steps are shuffled.
+    """
+    whole = Batch(
+        rollout.observations, rollout.actions, rollout.log_probs, rollout.values, advantages, value_targets, rollout.valid, rollout.action_masks
+    )
+    if by_column:
+        pool = generator.permutation(rollout.valid.shape[1])
+    else:
+        pool = generator.permutation(np.flatnonzero(rollout.valid))
+        whole = Batch(*(None if field is None else field.reshape(1, -1, *field.shape[2:]) for field in whole))
+    if len(pool) < num:
+        raise ValueError(f"{num} minibatches cannot be cut from {len(pool)} {'columns' if by_column else 'valid steps'}; use fewer.")
+    for part in np.array_split(pool, num):
+        yield Batch(*(None if field is None else field[:, part] for field in whole))

@@ -1,0 +1,216 @@
+"""Motion: a policy plays a vector environment, and what happened comes back as a `Rollout`.
+
+The three autoreset modes of Gymnasium are told apart here and nowhere else in `agents`.
+Axis legend: T steps, N environments, E episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from .policies import Policy
+from .rollout import BoolArray, FloatArray, IntArray, Rollout
+
+AnyVectorEnv = VectorEnv[Any, Any, Any]
+
+
+class Position(NamedTuple):
+    """Where play stands between two rollouts."""
+
+    observations: NDArray[Any]  # [N, *]
+    starts: BoolArray  # [N] the observation is the first of its episode
+    over: BoolArray  # [N] the episode has ended and the next step only resets (NEXT_STEP)
+    returns: FloatArray  # [N] undiscounted, of the episode so far
+    lengths: IntArray  # [N]
+    action_masks: BoolArray | None  # [N, A]
+    policy_state: Any
+
+
+class Played(NamedTuple):
+    """A rollout, where play stands after it, and what was told at the ends of episodes."""
+
+    rollout: Rollout
+    position: Position
+    ends: dict[str, FloatArray]  # [T, N] NaN where no episode ended: "return", "length" and the numbers of the environment's info
+
+
+class Move(NamedTuple):
+    """One step of the environment, told the same way for every autoreset mode."""
+
+    observations: NDArray[Any]  # [N, *] to act on next
+    reached: NDArray[Any]  # [N, *] before any reset
+    rewards: FloatArray
+    terminated: BoolArray
+    truncated: BoolArray
+    starts: BoolArray  # the next observation begins an episode
+    over: BoolArray  # the next step will only reset
+    live_info: dict[str, Any]  # beside the next observation
+    end_info: dict[str, Any]  # of the episodes that ended
+
+
+def begin(env: AnyVectorEnv, policy: Policy, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Position:
+    """Reset every row and return where play starts."""
+    observations, infos = env.reset(seed=seed, options=None if options is None else dict(options))
+    return position_of(observations, infos, policy)
+
+
+def position_of(observations: NDArray[Any], infos: Mapping[str, Any], policy: Policy) -> Position:
+    """Return the position of rows that have just been reset."""
+    n = len(observations)
+    fresh, idle = np.ones(n, np.bool_), np.zeros(n, np.bool_)
+    return Position(observations, fresh, idle, np.zeros(n), np.zeros(n, np.int64), infos.get("action_mask"), policy.initial_state(n))
+
+
+def collect(
+    env: AnyVectorEnv,
+    policy: Policy,
+    position: Position,
+    generator: np.random.Generator,
+    *,
+    num_steps: int | None = None,
+    episodes_per_row: int | None = None,
+    temperature: float = 1.0,
+) -> Played:
+    """Play `num_steps` steps a row, or exactly `episodes_per_row` whole episodes a row, from `position` on.
+
+    Windows cut episodes at their borders: they are for estimators that bootstrap. Whole episodes are for those that do
+    not; `position` must then be fresh (`begin`), and a row that has its quota goes on with `valid` false until all have.
+    """
+    if (num_steps is None) == (episodes_per_row is None):
+        raise ValueError("collect() takes either num_steps or episodes_per_row.")
+    if episodes_per_row is not None and not position.starts.all():
+        raise ValueError("Whole episodes begin at a reset: pass collect(..., position=begin(env, policy)) with episodes_per_row.")
+    num_rows = len(position.starts)
+    steps: list[dict[str, Any]] = []
+    last_values: list[FloatArray] = []
+    finished = np.zeros(num_rows, dtype=np.int64)
+    while len(steps) < num_steps if num_steps is not None else bool((finished < episodes_per_row).any()):
+        acted = policy.act(position.observations, position.policy_state, position.starts, generator, position.action_masks, temperature)
+        valid = ~position.over if episodes_per_row is None else ~position.over & (finished < episodes_per_row)
+        move = _move(env, acted.actions, position.over)
+        returns, lengths = position.returns + move.rewards, position.lengths + ~position.over
+        ended = (move.terminated | move.truncated) & valid
+        steps.append(
+            {
+                "observations": position.observations,
+                "actions": acted.actions,
+                "log_probs": acted.log_probs,
+                "values": acted.values,
+                "rewards": move.rewards,
+                "terminated": move.terminated & valid,
+                "truncated": move.truncated & valid,
+                "starts": position.starts,
+                "valid": valid,
+                "episode_ids": np.arange(num_rows) + num_rows * finished,
+                **({} if position.action_masks is None else {"action_masks": position.action_masks}),
+                "_ends": _end_facts(ended, returns, lengths, move.end_info),
+            }
+        )
+        cut = move.truncated & ~move.terminated & valid  # only these bootstrap from a state that play itself never acts on
+        last_values.append(_values_at(policy, move.reached, cut))
+        finished = finished + ended
+        done = move.terminated | move.truncated
+        masks = move.live_info.get("action_mask")
+        returns, lengths = np.where(done, 0.0, returns), np.where(done, 0, lengths)
+        position = Position(move.observations, move.starts, move.over, returns, lengths, masks, acted.state)
+    ends = _stacked_ends([step.pop("_ends") for step in steps], num_rows)
+    fields: dict[str, Any] = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+    alive = ~(fields["terminated"] | fields["truncated"])
+    after = _values_at(policy, position.observations, alive[-1] & fields["valid"][-1])
+    next_values = np.where(alive, np.concatenate([fields["values"][1:], after[None]]), np.stack(last_values))
+    return Played(Rollout(**fields, next_values=next_values), position, ends)
+
+
+def _move(env: AnyVectorEnv, actions: NDArray[Any], over: BoolArray) -> Move:
+    observations, rewards, terminated, truncated, infos = env.step(actions)
+    done = terminated | truncated
+    mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    rewards = np.asarray(rewards, dtype=np.float64)
+    if mode is AutoresetMode.NEXT_STEP:
+        return Move(observations, observations, rewards, terminated, truncated, over, done, infos, infos)
+    nobody = np.zeros_like(done)
+    if not done.any():
+        return Move(observations, observations, rewards, terminated, truncated, nobody, nobody, infos, {})
+    if mode is AutoresetMode.SAME_STEP:
+        reached = observations.copy()
+        for row in np.flatnonzero(done):
+            reached[row] = infos["final_obs"][row]
+        return Move(observations, reached, rewards, terminated, truncated, done, nobody, infos, infos.get("final_info", {}))
+    after, reset_infos = env.reset(options={"reset_mask": done})
+    live = {**infos, **reset_infos}
+    if "action_mask" in infos and "action_mask" in reset_infos:
+        live["action_mask"] = np.where(done[:, None], reset_infos["action_mask"], infos["action_mask"])
+    return Move(after, observations, rewards, terminated, truncated, done, nobody, live, infos)
+
+
+def _values_at(policy: Policy, observations: NDArray[Any], where: BoolArray) -> FloatArray:
+    values = np.zeros(len(where))
+    if where.any():
+        values[where] = policy.value(observations[where])
+    return values
+
+
+def _end_facts(ended: BoolArray, returns: FloatArray, lengths: IntArray, infos: Mapping[str, Any]) -> dict[str, FloatArray]:
+    """Return the numbers told at the ends of this step's episodes, [N] each, NaN elsewhere."""
+    if not ended.any():
+        return {}
+    facts = {"return": np.where(ended, returns, np.nan), "length": np.where(ended, lengths, np.nan)}
+    for key, values in infos.items():
+        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iufb" and f"_{key}" in infos:
+            facts[key] = np.where(ended & infos[f"_{key}"], values, np.nan).astype(np.float64)
+    return facts
+
+
+def _stacked_ends(steps: list[dict[str, FloatArray]], num_rows: int) -> dict[str, FloatArray]:
+    names = ["return", "length", *sorted({name for step in steps for name in step} - {"return", "length"})]
+    nothing = np.full(num_rows, np.nan)
+    return {name: np.stack([step.get(name, nothing) for step in steps]) for name in names}
+
+
+class Evaluation(NamedTuple):
+    """Whole episodes under a fixed quota, in the order of rows and, within a row, of time."""
+
+    returns: FloatArray  # [E] undiscounted
+    lengths: IntArray  # [E]
+    ends: dict[str, FloatArray]  # [E] each: the numbers of the environment's info at the end
+    rollout: Rollout
+
+
+def evaluate(
+    env: AnyVectorEnv,
+    policy: Policy,
+    generator: np.random.Generator,
+    *,
+    episodes_per_row: int = 1,
+    temperature: float = 1.0,
+    seed: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Play exactly `episodes_per_row` episodes on every row; temperature 0 is greedy.
+
+    The quota is a row's own: the first finishers of a pool are the short episodes, and a mean over them would be biased.
+    Which prompts are played is said by `options={"prompt": [N]}`.
+    """
+    played = collect(env, policy, begin(env, policy, seed, options), generator, episodes_per_row=episodes_per_row, temperature=temperature)
+    ended = played.rollout.ends.T  # row after row
+    ends = {name: values.T[ended] for name, values in played.ends.items()}
+    return Evaluation(ends.pop("return"), ends.pop("length").astype(np.int64), ends, played.rollout)
+
+
+def log_probs_under(policy: Policy, rollout: Rollout, temperature: float = 1.0, columns: int = 256) -> FloatArray:
+    """Return log pi(a | s) [T, N] of a rollout's actions under another policy, a few columns at a time."""
+    masks = rollout.action_masks
+    found = np.zeros(rollout.valid.shape)
+    with torch.no_grad():
+        for first in range(0, found.shape[1], columns):
+            part = slice(first, first + columns)
+            mask = None if masks is None else torch.from_numpy(masks[:, part])
+            evaluated = policy.evaluate(torch.from_numpy(rollout.observations[:, part]), torch.from_numpy(rollout.actions[:, part]), mask, temperature)
+            found[:, part] = evaluated.log_probs.to("cpu", torch.float64).numpy()
+    return found

@@ -1,0 +1,56 @@
+"""What acts: the Policy protocol, and the policies that follow it.
+
+Axis legend: T steps, N environments, B rows of one call, A actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .causal_lm import CausalLMPolicy
+from .common import Acted, Evaluated
+from .mlp import MLPPolicy
+from .seeding import seeded
+
+__all__ = ["Acted", "CausalLMPolicy", "Evaluated", "MLPPolicy", "Policy", "seeded"]
+
+
+class Policy(Protocol):
+    """A distribution over actions and a value, for every observation."""
+
+    sequential: bool  # true where `evaluate` reads columns as sequences: minibatches then keep columns whole
+
+    def initial_state(self, num_envs: int) -> Any:
+        """Return what the policy remembers about N rows before their first step (a cache, a hidden state)."""
+
+    def act(
+        self,
+        observations: NDArray[Any],
+        state: Any,
+        starts: NDArray[np.bool_],
+        generator: np.random.Generator,
+        action_masks: NDArray[np.bool_] | None = None,
+        temperature: float = 1.0,
+    ) -> Acted:
+        """Return sampled actions [N], their log-probabilities and values [N], and the next state; temperature 0 is greedy."""
+
+    def evaluate(self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0) -> Evaluated:
+        """Return log-probabilities, values and entropies, tensors [T, B], with gradients where they are enabled."""
+
+    def value(self, observations: NDArray[Any]) -> NDArray[np.float64]:
+        """Return V(observations) [B], without gradients."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Return what an optimiser may change."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights by name."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Put the weights back."""

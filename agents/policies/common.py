@@ -1,0 +1,83 @@
+"""What policies share: their results, and sampling by inverse CDF.
+
+Axis legend: T steps, N environments, B rows, A actions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Acted(NamedTuple):
+    """One step of N rows."""
+
+    actions: NDArray[np.int64]  # [N]
+    log_probs: NDArray[np.float64]  # [N] of the distribution sampled from, mask and temperature included
+    values: NDArray[np.float64]  # [N]
+    state: Any
+
+
+class Evaluated(NamedTuple):
+    """What the present weights say about T steps of B rows that were played before."""
+
+    log_probs: Tensor  # [T, B]
+    values: Tensor  # [T, B]
+    entropy: Tensor  # [T, B] nats, of the masked and tempered distribution
+
+
+def log_distribution(logits: Tensor, action_masks: Tensor | None, temperature: float) -> Tensor:
+    """Return normalised log-probabilities [..., A]; forbidden actions get -inf, temperature 0 leaves the best one only."""
+    if action_masks is not None:
+        if not bool(action_masks.any(-1).all()):
+            raise ValueError("An action mask allows nothing at all; a state that is not over needs at least one action.")
+        logits = logits.masked_fill(~action_masks, -torch.inf)
+    if temperature == 0.0:
+        best = torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
+        return best.log()
+    return torch.log_softmax(logits / temperature if temperature != 1.0 else logits, dim=-1)
+
+
+def sample(log_probs: Tensor, generator: np.random.Generator) -> Tensor:
+    """Return one action a row, int64 [B], from normalised log-probabilities [B, A], with one uniform number a row.
+
+    Inverse CDF: the first action whose cumulative probability exceeds the number; `torch.multinomial` is over ten
+    times slower on a CPU. An action of probability 0 adds nothing to the sum and is never the first to exceed.
+    """
+    cumulative = log_probs.exp().cumsum(-1)
+    uniform = torch.from_numpy(generator.random((len(log_probs), 1))).to(cumulative)
+    actions = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1)
+    if bool((actions >= log_probs.shape[1]).any()):  # rounding: the number met the whole sum; the last possible action is meant
+        possible = log_probs.exp() > 0
+        last = log_probs.shape[1] - 1 - possible.flip(-1).int().argmax(-1)
+        actions = torch.minimum(actions, last)
+    return actions
+
+
+def entropy_of(log_probs: Tensor) -> Tensor:
+    """Return the entropy [...] in nats of normalised log-probabilities [..., A]; 0 log 0 is 0, with a zero gradient."""
+    safe = log_probs.masked_fill(log_probs == -torch.inf, 0.0)
+    return -(log_probs.exp() * safe).sum(-1)
+
+
+def picked(log_probs: Tensor, actions: Tensor) -> Tensor:
+    """Return the log-probability [...] of each action [...] out of [..., A]."""
+    return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def to_float64(values: Tensor) -> NDArray[np.float64]:
+    """Return a tensor as a float64 array on the host."""
+    array: NDArray[np.float64] = values.detach().to("cpu", torch.float64).numpy()
+    return array
+
+
+def weights_version(module: torch.nn.Module) -> int:
+    """Return a number that grows whenever a weight is written in place, as optimisers and `load_state_dict` do.
+
+    It is what tells a cache of keys and values that it has gone stale. Writing through `parameter.data` escapes it.
+    """
+    return sum(parameter._version for parameter in module.parameters())

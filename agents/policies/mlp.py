@@ -1,0 +1,96 @@
+"""A policy for vector observations and discrete actions: two small tanh networks, one that acts and one that values.
+
+Axis legend: T steps, B rows, D observation features, A actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .common import Acted, Evaluated, entropy_of, log_distribution, picked, sample, to_float64
+
+
+class MLPPolicy(nn.Module):
+    """Separate actor and critic with orthogonal weights (Huang et al. 2022, "The 37 implementation details", 2 and 3)."""
+
+    sequential = False
+
+    def __init__(self, num_features: int, num_actions: int, hidden: Sequence[int] = (64, 64)) -> None:
+        super().__init__()
+        self.actor = _tanh_network(num_features, hidden, num_actions, output_gain=0.01)
+        self.critic = _tanh_network(num_features, hidden, 1, output_gain=1.0)
+
+    @classmethod
+    def for_env(cls, env: gym.vector.VectorEnv[Any, Any, Any], hidden: Sequence[int] = (64, 64)) -> MLPPolicy:
+        """Return a policy of the right sizes for a vector environment with a flat Box and a Discrete space."""
+        observations, actions = env.single_observation_space, env.single_action_space
+        if not isinstance(observations, gym.spaces.Box) or not isinstance(actions, gym.spaces.Discrete):
+            raise TypeError(f"MLPPolicy needs Box observations and Discrete actions, got {observations} and {actions}.")
+        return cls(int(np.prod(observations.shape)), int(actions.n), hidden)
+
+    def initial_state(self, num_envs: int) -> None:
+        """Return nothing: all that it knows it sees."""
+
+    @torch.no_grad()
+    def act(
+        self,
+        observations: NDArray[Any],
+        state: Any,
+        starts: NDArray[np.bool_],
+        generator: np.random.Generator,
+        action_masks: NDArray[np.bool_] | None = None,
+        temperature: float = 1.0,
+    ) -> Acted:
+        """Return actions, log-probabilities and values [N]."""
+        features = self._features(torch.from_numpy(observations), 1)
+        masks = None if action_masks is None else torch.from_numpy(action_masks)
+        log_probs = log_distribution(self.actor(features), masks, temperature)
+        actions = sample(log_probs, generator)
+        return Acted(actions.numpy(), to_float64(picked(log_probs, actions)), to_float64(self.critic(features)[:, 0]), None)
+
+    def evaluate(self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0) -> Evaluated:
+        """Return log-probabilities, values and entropies [T, B]."""
+        features = self._features(observations, 2)
+        log_probs = log_distribution(self.actor(features), action_masks, temperature)
+        return Evaluated(picked(log_probs, actions), self.critic(features)[..., 0], entropy_of(log_probs))
+
+    @torch.no_grad()
+    def value(self, observations: NDArray[Any]) -> NDArray[np.float64]:
+        """Return V [B]."""
+        return to_float64(self.critic(self._features(torch.from_numpy(observations), 1))[:, 0])
+
+    def predict(
+        self, obs: NDArray[Any], state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
+    ) -> tuple[NDArray[np.int64], Any]:
+        """Return the most likely action of each row, as other libraries' evaluators ask for it; `deterministic` must be True.
+
+        Sampling needs a generator, which that signature has no place for: use `act`.
+        """
+        if not deterministic:
+            raise ValueError("predict() has no generator to sample with: pass deterministic=True, or sample by act().")
+        batch = np.atleast_2d(obs)
+        actions = self.act(batch, state, np.zeros(len(batch), np.bool_), np.random.default_rng(0), temperature=0.0).actions
+        return (actions if np.ndim(obs) > 1 else actions[0]), state
+
+    def _features(self, observations: Tensor, batch_dims: int) -> Tensor:
+        weight = self.actor[0].weight
+        return observations.to(weight.device, weight.dtype).flatten(batch_dims)
+
+
+def _tanh_network(num_inputs: int, hidden: Sequence[int], num_outputs: int, output_gain: float) -> nn.Sequential:
+    sizes = [num_inputs, *hidden, num_outputs]
+    layers: list[nn.Module] = []
+    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        last = i == len(sizes) - 2
+        linear = nn.Linear(fan_in, fan_out)
+        nn.init.orthogonal_(linear.weight, output_gain if last else 2**0.5)
+        nn.init.zeros_(linear.bias)
+        layers += [linear] if last else [linear, nn.Tanh()]
+    return nn.Sequential(*layers)

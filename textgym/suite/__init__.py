@@ -1,0 +1,1 @@
+"""The named tasks: data, scorer, and the returns known for each."""
