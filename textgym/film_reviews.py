@@ -16,11 +16,16 @@ from .grammar import Grammar, Rule
 
 Polarity = Literal["positive", "negative"]
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 DETERMINERS = ("the", "this", "its")
 MODIFIERS = ("whole", "entire", "main", "second", "final")
-SUBJECTS = tuple(
+SUBJECTS = _words(
     "plot cast story film script acting music ending dialogue humor direction pacing editing photography score"
-    " hero villain opening romance action lighting style premise soundtrack narrator finale".split()
+    " hero villain opening romance action lighting style premise soundtrack narrator finale"
 )
 COPULAS = ("is", "was", "feels", "seems", "remains")
 INTENSIFIERS = ("very", "really", "quite", "so", "truly", "rather", "always")
@@ -30,8 +35,8 @@ HOLDERS = ("has", "offers", "brings", "provides")
 THINGS = ("jokes", "scenes", "twists", "ideas", "lines", "moments", "characters", "songs", "surprises")
 
 ADJECTIVES: dict[Polarity, tuple[str, ...]] = {
-    "positive": tuple("brilliant charming clever delightful elegant funny gripping lovely moving touching superb warm witty wonderful".split()),
-    "negative": tuple("awful boring clumsy dreary dull empty flat lifeless messy painful silly stale tedious weak".split()),
+    "positive": _words("brilliant charming clever delightful elegant funny gripping lovely moving touching superb warm witty wonderful"),
+    "negative": _words("awful boring clumsy dreary dull empty flat lifeless messy painful silly stale tedious weak"),
 }
 VERBS: dict[Polarity, tuple[str, ...]] = {
     "positive": ("delights", "charms", "thrills", "amuses", "impresses", "enchants", "inspires", "captivates"),

@@ -68,7 +68,7 @@ class Grammar:
         place = {word: i for i, word in enumerate(words)}
         next_state = np.full((len(states), len(words)), DEAD, dtype=np.int64)
         probs = np.zeros((len(states), len(words)))
-        for name, rule in ((name, rule) for name in rules for rule in rules[name]):
+        for name, rule in ((name, rule) for name, ways in rules.items() for rule in ways):
             if rule.to not in states:
                 raise ValueError(f"State {name!r} leads to {rule.to!r}, which has no rules; give it an empty list if a text ends there.")
             for word in rule.words:
@@ -190,7 +190,8 @@ class Grammar:
     @cached_property
     def _entropies(self) -> FloatArray:
         logs = np.concatenate([self.log_probs, self.log_stop[:, None]], axis=1)
-        return -(np.exp(logs) * np.where(np.isneginf(logs), 0.0, logs)).sum(axis=1)
+        entropies: FloatArray = -(np.exp(logs) * np.where(np.isneginf(logs), 0.0, logs)).sum(axis=1)
+        return entropies
 
     @cached_property
     def _chain(self) -> FloatArray:

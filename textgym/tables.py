@@ -37,7 +37,7 @@ def read_columns(path: str | Path, columns: Mapping[str, Column | None], header:
 
 def _rows(path: Path, lines: Iterator[str], columns: Mapping[str, Column], header: bool | None) -> Iterator[dict[str, Any]]:
     if path.suffix == ".txt":
-        if extra := sorted(set(columns) - {"text"}) or [c for c in columns.values() if c != 0]:
+        if extra := [column for role, column in columns.items() if role != "text" or column != 0]:
             raise ValueError(f"{path}: a .txt file has one text a line and no columns ({extra[0]!r} was asked for); use .tsv, .csv or .jsonl.")
         return ({"text": text} for line in lines if (text := line.strip()))
     if path.suffix == ".jsonl":
@@ -66,10 +66,8 @@ def _objects(path: Path, lines: Iterator[str], columns: Mapping[str, Column]) ->
 
 
 def _cells(path: Path, lines: Iterator[str], columns: Mapping[str, Column], header: bool | None) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".tsv":  # quotes are letters there, as in the data sets that come so
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, strict=True)
+    quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL  # data sets that come as .tsv mean quotes as letters
+    reader = csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting, strict=True)
     places: dict[str, int] | None = None
     width = 0
     for row, number in _numbered(path, reader):

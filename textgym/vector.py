@@ -125,9 +125,10 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
     def _advance(self, rows: Rows, actions: NDArray[Any]) -> tuple[FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """Advance `rows`; the infos returned are those of the episodes that the core itself ended."""
         rewards, terminated, truncated = self.core.advance(rows, actions, self._streams)
-        self._over[rows] = terminated | truncated
+        over = terminated | truncated
+        self._over[rows] = over
         # Who cuts an episode from outside, as max_episode_steps does, learns nothing of its score.
-        ended = np.flatnonzero(self._over)
+        ended = np.flatnonzero(over) if isinstance(rows, slice) else rows[over]
         infos = self._infos(ended, self.core.end_info(ended)) if len(ended) else {}
         if self.max_episode_steps is not None:
             self._elapsed[rows] += 1

@@ -54,7 +54,7 @@ class Sentiment:
             counts = np.array([self._count(text) for text in completions.texts], dtype=np.int64)
         positives, negatives = counts & (_NEGATIVE - 1), counts >> 32
         total = positives + negatives
-        return (positives + 0.5 * (total == 0)) / np.maximum(total, 1)
+        return np.asarray((positives + 0.5 * (total == 0)) / np.maximum(total, 1), dtype=np.float64)
 
     def _count(self, text: str) -> int:
         return sum(self._weights.get(normalise(word), 0) for word in text.split())
@@ -153,7 +153,7 @@ class GrammarScorer:
         """Return 1 or 0, float64 [B]."""
         states = self._states(completions)
         good = np.where(completions.ended, np.isfinite(self.grammar.log_stop)[states], self.grammar.can_finish[states])
-        return (good & (states != DEAD)).astype(np.float64)
+        return np.asarray(good & (states != DEAD), dtype=np.float64)
 
     def _states(self, completions: Completions) -> IntArray:
         table = self._table.of(completions.tokenizer, self._id, BLANK)

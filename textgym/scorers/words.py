@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ class WordTable:
             return known[1]
         table = _table(tokenizer, value, blank)
         key = id(tokenizer)
-        self._tables[key] = weakref.ref(tokenizer, lambda _: self._tables.pop(key, None)), table
+        with suppress(TypeError):  # an object of slots takes no weak reference: its table is built each time
+            self._tables[key] = weakref.ref(tokenizer, lambda _: self._tables.pop(key, None)), table
         return table
 
     def __eq__(self, other: object) -> bool:
