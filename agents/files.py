@@ -99,7 +99,10 @@ def save_state(folder: Path | str, state: Any) -> None:
 
 
 def load_state(folder: Path | str) -> Any:
-    """Read what `save_state` wrote; raises `FileNotFoundError` or `ValueError` that names the file which is missing or damaged."""
+    """Read what `save_state` wrote; raises `FileNotFoundError` or `ValueError` that names the file which is missing or damaged.
+
+    A file of another version is neither: it raises `RuntimeError`, so that nobody takes it for rubbish.
+    """
     folder = Path(folder)
     for path in (folder / STATE_FILE, folder / ARRAYS_FILE):
         if not path.is_file():
@@ -243,7 +246,7 @@ def _decode_tagged(tag: str, content: Any, tensors: dict[str, torch.Tensor]) -> 
             return tensors[content].numpy()
         case "$scalar":
             return tensors[content].numpy()[()]
-    raise ValueError(f"A saved state holds the unknown tag {tag!r}: it was written by a newer version; read it with that one.")
+    raise RuntimeError(f"A saved state holds the unknown tag {tag!r}: it was written by a newer version; read it with that one.")
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -254,7 +257,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("crc32"), dict) or "state" not in record:
         raise ValueError(f"{path} is damaged or no saved state; use another one.")
     if record.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {record.get('format')!r}, this version reads format {FORMAT}; read it with the version that wrote it.")
+        raise RuntimeError(f"{path} has format {record.get('format')!r}, this version reads format {FORMAT}; read it with the version that wrote it.")
     if record["crc32"].get("state") != _value_checksum(record["state"]):
         raise ValueError(f"{path} is damaged (its checksum differs); use another saved state.")
     return record

@@ -107,7 +107,7 @@ class Lines:
         """Do nothing."""
 
     def _aligned(self, cells: Sequence[str]) -> str:
-        widths = [max(9, 2 * len(str(self._total)) + 1), 13, *(max(10, len(name)) for name in self._show), 9, 8]
+        widths = [max(9, 2 * len(str(self._total)) + 1), 13, *(max(10, len(name)) for name in self._show), 11, 8]
         return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
 
 

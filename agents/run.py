@@ -207,6 +207,9 @@ class Run:
         self._restore(checkpoint.state)
         files.write_text(folder / "metrics.jsonl", "".join(lines))
         self.history, self._saved = history, checkpoint.iteration
+        for path in checkpoints(folder):
+            if int(path.name) > checkpoint.iteration:  # damaged, or it would have been loaded
+                shutil.rmtree(path, ignore_errors=True)
 
     def _write(self, row: dict[str, Any]) -> None:
         if self.folder is None or self._metrics is None:
@@ -227,15 +230,11 @@ class Run:
             os.fsync(self._metrics.fileno())  # a checkpoint without its rows could not be resumed
         if self._writer is not None:
             self._writer.flush()
-        # What stands under this name is damaged or of a future that was cut off: a good one would have been resumed.
-        with files.new_folder(self.folder / "checkpoints" / f"{self.done:06d}", replace=True) as folder:
+        with files.new_folder(self.folder / "checkpoints" / f"{self.done:06d}") as folder:
             files.save_state(folder, {"iteration": self.done, "steps": self.steps, "state": self._state()})
         self._saved = self.done
-        found = checkpoints(self.folder)
-        good = [path for path in found if int(path.name) <= self.done][-KEPT_CHECKPOINTS:]
-        for path in found:
-            if path not in good:
-                shutil.rmtree(path, ignore_errors=True)
+        for path in checkpoints(self.folder)[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(path, ignore_errors=True)
 
     def _on_interrupt(self) -> None:
         self.interrupted = True
@@ -285,10 +284,10 @@ def _read_metrics(path: Path, checkpoint: Checkpoint) -> tuple[list[str], list[d
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: checkpoint.iteration]
         history = [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
+        iterations, steps = [row["iteration"] for row in history], history[-1]["steps"] if history else 0
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}), so the run cannot go on with its history; restore that file.") from error
-    steps = history[-1]["steps"] if history else 0
-    if [row["iteration"] for row in history] != list(range(checkpoint.iteration)) or steps != checkpoint.steps:
+    if iterations != list(range(checkpoint.iteration)) or steps != checkpoint.steps:
         raise ValueError(f"{path} does not hold the {checkpoint.iteration} iterations ({checkpoint.steps} steps) of {checkpoint.path}; restore the right file.")
     return lines, history
 

@@ -34,7 +34,7 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, float):
         return struct.pack(">d", a) == struct.pack(">d", b)
     if isinstance(a, np.ndarray | np.generic):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
     if isinstance(a, torch.Tensor):
         same_kind = a.dtype == b.dtype and a.shape == b.shape
         return same_kind and (a.numel() == 0 or torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)))
@@ -71,7 +71,7 @@ def test_any_state_comes_back_bit_for_bit(state: Any) -> None:
     "state",
     [
         {"a/b": np.array(1), "a": {"b": np.array(2)}, "__metadata__": np.zeros(2)},  # names that could collide in the file
-        {1: {"step": torch.tensor(3.0)}, "1": 2, True: 0},
+        {1: {"step": torch.tensor(3.0)}, "1": 2, False: 0},
         [2**127 + 1, -(2**70), 10**5000, math.inf, -math.inf, math.nan, -0.0, 5e-324, 0.1],
         struct.unpack(">d", bytes.fromhex("fff8000000000123"))[0],  # a nan with a sign and a payload
         {"$tuple": [1], "x": {"$torch": "no tensor"}},
@@ -145,10 +145,14 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, name: str) -> None:
 def test_a_file_of_another_kind_or_version_says_so(tmp_path: Path) -> None:
     save_state(tmp_path, {})
     record = json.loads((tmp_path / "state.json").read_text())
-    for changed, message in [([], "no saved state"), ({}, "no saved state"), (record | {"format": 99}, "has format 99")]:
+    empties: list[Any] = [[], {}]
+    for changed in empties:
         write_json(tmp_path / "state.json", changed)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match="no saved state"):
             load_state(tmp_path)
+    write_json(tmp_path / "state.json", record | {"format": 99})
+    with pytest.raises(RuntimeError, match="has format 99"):
+        load_state(tmp_path)
 
 
 def test_arrays_of_another_save_are_refused(tmp_path: Path) -> None:

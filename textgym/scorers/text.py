@@ -179,6 +179,6 @@ def _words(words: Iterable[str]) -> tuple[str, ...]:
     if isinstance(words, str):
         raise TypeError(f"A lexicon is a list of words, not the one text {words!r}; put it into a list, or split it.")
     kept = tuple(words)  # JSON gives lists
-    if phrase := next((word for word in kept if len(word.split()) != 1 or not normalise(word)), None):
-        raise ValueError(f"{phrase!r} is not one word with a letter in it; give single words.")
+    if bad := [word for word in kept if len(word.split()) != 1 or not normalise(word)]:
+        raise ValueError(f"{bad[0]!r} is not one word with a letter in it; give single words.")
     return kept

@@ -1,7 +1,7 @@
 """Tokenizers by name, by folder, or as objects.
 
-Words, characters and bytes (`plain_tokenizers`) depend on nothing and are saved as one JSON file;
-`hf_tokenizers` adapts whatever `transformers` brings.
+Words, characters and bytes (`plain`) depend on nothing and are saved as one JSON file;
+`hf` adapts whatever `transformers` brings.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .film_reviews import film_reviews
-from .hf_tokenizers import TransformersTokenizer, to_transformers, train_bpe
-from .plain_tokenizers import ByteTokenizer, CharTokenizer, Spelled, WordTokenizer
-from .task import Tokenizer
+from ..film_reviews import film_reviews
+from ..task import Tokenizer
+from .hf import TransformersTokenizer, to_transformers, train_bpe
+from .plain import ByteTokenizer, CharTokenizer, Spelled, WordTokenizer
 
 __all__ = [
     "TOKENIZERS",
@@ -34,15 +34,15 @@ __all__ = [
 FILE_NAME = "textgym_tokenizer.json"  # not tokenizer.json: a folder may hold the files of transformers beside ours
 
 
-def save(tokenizer: Tokenizer, folder: str | Path) -> None:
+def save(tokenizer: TransformersTokenizer | Spelled | Tokenizer, folder: str | Path) -> None:
     """Write `tokenizer` into `folder` so that `load` returns its equal: one JSON file, or the files of transformers."""
+    if not isinstance(tokenizer, TransformersTokenizer | Spelled):
+        raise TypeError(f"{type(tokenizer).__name__} is none of this module's tokenizers; save it yourself and hand the object in again.")
     Path(folder).mkdir(parents=True, exist_ok=True)
     if isinstance(tokenizer, TransformersTokenizer):
         tokenizer.tokenizer.save_pretrained(str(folder))
-    elif isinstance(tokenizer, Spelled):
-        (Path(folder) / FILE_NAME).write_text(json.dumps(tokenizer.description(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     else:
-        raise TypeError(f"{type(tokenizer).__name__} is none of this module's tokenizers; save it yourself and hand the object in again.")
+        (Path(folder) / FILE_NAME).write_text(json.dumps(tokenizer.description(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def load(folder: str | Path) -> Tokenizer:

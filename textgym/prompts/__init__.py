@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .film_reviews import film_reviews
-from .grammar import Grammar
+from ..film_reviews import film_reviews
+from ..grammar import Grammar
+from ..task import Prompt, PromptSource, Tokenizer
 from .tables import SUFFIXES, Column, read_columns
-from .task import Prompt, PromptSource, Tokenizer
 
 SPLITS = ("train", "val", "test")
 
@@ -33,8 +33,8 @@ class ListPrompts:
         self._prompts = tuple(Prompt(p) if isinstance(p, str) else p for p in prompts)
         if not self._prompts:
             raise ValueError("The list of prompts is empty; give at least one (an empty text '' is a prompt, too).")
-        if wrong := next((p for p in self._prompts if not isinstance(p, Prompt)), None):
-            raise TypeError(f"A prompt is a str or a textgym Prompt, not {type(wrong).__name__}.")
+        if wrong := [p for p in self._prompts if not isinstance(p, Prompt)]:
+            raise TypeError(f"A prompt is a str or a textgym Prompt, not {type(wrong[0]).__name__}.")
 
     def __len__(self) -> int:
         return len(self._prompts)

@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from .plain_tokenizers import WordTokenizer
+from .plain import WordTokenizer
 
 
 class TransformersTokenizer:

@@ -66,8 +66,8 @@ def _objects(path: Path, lines: Iterator[str], columns: Mapping[str, Column]) ->
 
 
 def _cells(path: Path, lines: Iterator[str], columns: Mapping[str, Column], header: bool | None) -> Iterator[dict[str, Any]]:
-    quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL  # data sets that come as .tsv mean quotes as letters
-    reader = csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting, strict=True)
+    tabs = path.suffix == ".tsv"  # data sets that come as .tsv mean quotes as letters
+    reader = csv.reader(lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL, strict=True)
     places: dict[str, int] | None = None
     width = 0
     for row, number in _numbered(path, reader):

@@ -40,18 +40,16 @@ class WordTokenizer(Spelled):
     kind = "words"
 
     def __init__(self, words: Iterable[str], eos: str = "<eos>", unk: str | None = None) -> None:
+        if eos == unk:
+            raise ValueError(f"eos and unk are both {eos!r}; give unk a name of its own, or an unknown word would end the text.")
         given = tuple(words)
         extra = [word for word in (unk, eos) if word is not None and word not in given]
         self.words = (*given, *extra)
         self.eos, self.unk = eos, unk
-        if bad := next((word for word in self.words if word.split() != [word]), None):
-            raise ValueError(f"A word must be one piece without blanks, not {bad!r}; split it.")
-        if "" in self.words:
-            raise ValueError("A word must not be empty; leave '' out.")
+        if bad := [word for word in self.words if word.split() != [word]]:
+            raise ValueError(f"A word must be one piece without blanks, not {bad[0]!r}; split it, or leave it out.")
         if repeated := [word for word, n in Counter(self.words).items() if n > 1]:
             raise ValueError(f"The words must be distinct, but {repeated[0]!r} comes twice: leave one of them out.")
-        if eos == unk:
-            raise ValueError(f"eos and unk are both {eos!r}; give unk a name of its own, or an unknown word would end the text.")
         self._ids = {word: i for i, word in enumerate(self.words)}
         self.vocab_size = len(self.words)
         self.eos_id = self._ids[eos]
@@ -105,8 +103,8 @@ class CharTokenizer(Spelled):
 
     def __init__(self, characters: Iterable[str]) -> None:
         self.characters = tuple(characters)
-        if bad := next((c for c in self.characters if len(c) != 1), None):
-            raise ValueError(f"{bad!r} is not one character; give a string, or single characters.")
+        if bad := [c for c in self.characters if len(c) != 1]:
+            raise ValueError(f"{bad[0]!r} is not one character; give a string, or single characters.")
         if len(set(self.characters)) != len(self.characters):
             raise ValueError("The characters must be distinct; CharTokenizer.train(texts) collects them.")
         self._ids = {c: i for i, c in enumerate(self.characters)}
