@@ -234,3 +234,22 @@ def test_make() -> None:
         p.make("film_rewiews")
     with pytest.raises(TypeError, match="int does not"):
         p.make(3)  # type: ignore[arg-type]
+
+
+def test_a_file_is_read_again_only_after_it_has_changed(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", "one\ntwo\n")
+    first = p.make(str(path))
+    assert p.make(path) is first
+    write(tmp_path, "a.txt", "one\ntwo\nthree\n")
+    assert len(p.make(str(path))) == 3
+
+
+def test_sources_are_equal_where_their_prompts_are() -> None:
+    def sources(last: str) -> list[PromptSource]:
+        listed = p.ListPrompts([*(str(i) for i in range(50)), Prompt(last, data={"label": 1})])
+        return [listed, p.split(listed, "train"), p.FirstTokens(listed, ByteTokenizer(), 1)]
+
+    for one, same, other in zip(sources("a"), sources("a"), sources("b"), strict=True):
+        assert one == same
+        assert hash(one) == hash(same)
+        assert one != other

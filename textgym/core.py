@@ -8,6 +8,7 @@ Axis legend: N rows of a core, B rows of one call, K numbers in a block of rando
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -128,6 +129,32 @@ class Streams:
 def take_rows(state: Mapping[str, NDArray[Any]], rows: IntArray) -> dict[str, NDArray[Any]]:
     """Return the state of `rows` [B] (repeats allowed) out of a state whose arrays all begin with the row axis."""
     return {key: np.asarray(value)[rows] for key, value in state.items()}
+
+
+def make_core(core: str | CoreFactory, num_rows: int, options: dict[str, Any]) -> Core:
+    """Return the core of a factory, or of the factory that "module:name" names."""
+    if isinstance(core, str):
+        module, _, name = core.partition(":")
+        factory: CoreFactory = getattr(importlib.import_module(module), name)
+    else:
+        factory = core
+    return factory(num_rows=num_rows, **options)
+
+
+def checked_render_mode(core: Core, render_mode: str | None) -> str | None:
+    """Return `render_mode`; raises `ValueError` if the core cannot draw it."""
+    if render_mode is not None and render_mode not in core.render_modes:
+        raise ValueError(f"render_mode {render_mode!r} is not one of {list(core.render_modes)}.")
+    return render_mode
+
+
+def core_texts(core: Core) -> list[str]:
+    """Return the decoded continuations of a text core; raises `TypeError` for any other."""
+    texts = getattr(core, "texts", None)
+    if texts is None:
+        raise TypeError(f"{type(core).__name__} is no text task: it has no texts.")
+    found: list[str] = texts()
+    return found
 
 
 _LOW = (1 << 64) - 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +9,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from .core import ALL_ROWS, Core, CoreFactory, State, Streams
+from .core import ALL_ROWS, CoreFactory, State, Streams, checked_render_mode, core_texts, make_core
 
 _ROW = np.zeros(1, dtype=np.int64)
 
@@ -82,32 +81,6 @@ class GymEnv(gym.Env[Any, Any]):
         self._streams = Streams.from_state(state["streams"])
         self.np_random = self._streams.generators[0]
         self._live = bool(state["live"])
-
-
-def make_core(core: str | CoreFactory, num_rows: int, options: dict[str, Any]) -> Core:
-    """Return the core of a factory, or of the factory that "module:name" names."""
-    if isinstance(core, str):
-        module, _, name = core.partition(":")
-        factory: CoreFactory = getattr(importlib.import_module(module), name)
-    else:
-        factory = core
-    return factory(num_rows=num_rows, **options)
-
-
-def checked_render_mode(core: Core, render_mode: str | None) -> str | None:
-    """Return `render_mode`; raises `ValueError` if the core cannot draw it."""
-    if render_mode is not None and render_mode not in core.render_modes:
-        raise ValueError(f"render_mode {render_mode!r} is not one of {list(core.render_modes)}.")
-    return render_mode
-
-
-def core_texts(core: Core) -> list[str]:
-    """Return the decoded continuations of a text core; raises `TypeError` for any other."""
-    texts = getattr(core, "texts", None)
-    if texts is None:
-        raise TypeError(f"{type(core).__name__} is no text task: it has no texts.")
-    found: list[str] = texts()
-    return found
 
 
 def row_info(info: dict[str, NDArray[Any]]) -> dict[str, Any]:

@@ -44,13 +44,12 @@ class TextCore:
             raise ValueError(f"A text task needs max_prompt_tokens and max_new_tokens of at least 1, got {task.max_prompt_tokens} and {task.max_new_tokens}.")
         self.task, self.num_rows = task, num_rows
         self._pad, self._eos = checked_ids(task.tokenizer)
-        self._prompts = encode_prompts(task.prompts, task.tokenizer, task.max_prompt_tokens, task.cut_prompts)
+        self._prompts = encoded(task.prompts, task.tokenizer, task.max_prompt_tokens, task.cut_prompts)
         self._width = task.max_prompt_tokens + task.max_new_tokens
         self.observation_space = Box(0, self._pad, (self._width,), np.int64)
         self.action_space = Discrete(self._pad)
         self._tokens = np.full((num_rows, self._width), self._pad, dtype=np.int64)
-        self._flat = self._tokens.reshape(-1)  # a view: one flat write is faster than a two-dimensional one
-        self._begin = np.arange(num_rows) * self._width + task.max_prompt_tokens  # [N] where generation starts in `_flat`
+        self._begin = np.arange(num_rows) * self._width + task.max_prompt_tokens  # [N] where generation starts, in `_tokens` laid flat
         self._last = self._begin + task.max_new_tokens - 1  # [N] the place of the last token that the budget allows
         self._place = self._begin.copy()  # [N] where the next token goes
         self._ended = np.zeros(num_rows, dtype=np.bool_)  # [N] by EOS
@@ -79,7 +78,7 @@ class TextCore:
         """Append one token to each row; score those that ended, as one batch."""
         actions = self._checked(actions)
         place = self._place[rows]
-        self._flat[place] = actions
+        self._tokens.reshape(-1)[place] = actions  # one flat write is faster than a two-dimensional one
         terminated = place == self._last[rows]
         terminated |= actions == self._eos
         self._place[rows] = place + 1
@@ -176,12 +175,16 @@ def checked_ids(tokenizer: Tokenizer) -> tuple[int, int]:
     return tokenizer.vocab_size, operator.index(eos)
 
 
-@lru_cache(maxsize=16)
-def encode_prompts(source: PromptSource, tokenizer: Tokenizer, max_prompt_tokens: int, cut: bool) -> EncodedPrompts:
-    """Return all prompts as ids, right-aligned; one too long is an error, or is cut on its left if `cut`.
+def encoded(source: PromptSource, tokenizer: Tokenizer, max_prompt_tokens: int, cut: bool) -> EncodedPrompts:
+    """Return `encode_prompts`, kept for the last few hashable pairs: the N environments of a `SyncVectorEnv` share one table."""
+    try:
+        return _kept(source, tokenizer, max_prompt_tokens, cut)
+    except TypeError:  # a source or tokenizer that cannot be hashed
+        return encode_prompts(source, tokenizer, max_prompt_tokens, cut)
 
-    Kept for the last few (source, tokenizer) objects: the N environments of a `SyncVectorEnv` share one table.
-    """
+
+def encode_prompts(source: PromptSource, tokenizer: Tokenizer, max_prompt_tokens: int, cut: bool) -> EncodedPrompts:
+    """Return all prompts as ids, right-aligned; one too long is an error, or is cut on its left if `cut`."""
     vocab_size, _ = checked_ids(tokenizer)
     if not len(source):
         raise ValueError("The prompt source is empty; an environment needs at least one prompt.")
@@ -204,6 +207,9 @@ def encode_prompts(source: PromptSource, tokenizer: Tokenizer, max_prompt_tokens
         lengths[i] = len(ids)
     tokens.setflags(write=False)
     return EncodedPrompts(tokens, lengths)
+
+
+_kept = lru_cache(maxsize=16)(encode_prompts)
 
 
 def scores_of(scorer: Scorer, completions: Completions) -> dict[str, FloatArray]:

@@ -2,9 +2,12 @@
 
     the plot was dull , but the cast delights everyone . its music works beautifully .
 
-A sentence is a clause, or two: after ", and" the second clause has the polarity of the first, after ", but" and ", yet" the opposite one.
-Every clause holds exactly one word that shows its polarity, and no word shows both: counting words is a perfect judge of sentiment,
-and the state of the automaton need only remember which polarity the next clause must have.
+A sentence is a clause, or two in contrast: what was bad turns good after ", but" and ", yet", what was good turns bad after ", though"
+and ", although". Every clause holds exactly one word that shows its polarity, and no word shows both: counting words is a perfect judge
+of sentiment, and the state of the automaton need only remember which polarity the next clause must have.
+
+The conjunction says which way the sentence turns. With one that only says "the same" or "the other", the second clause would hang on an
+exclusive-or of two earlier words, which a small transformer does not learn within a minute (measured: not in 4,000 updates).
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ ADVERBS: dict[Polarity, tuple[str, ...]] = {
     "positive": ("beautifully", "brilliantly", "gracefully", "nicely", "perfectly", "superbly", "smoothly"),
     "negative": ("awkwardly", "badly", "clumsily", "lamely", "poorly", "sloppily", "terribly"),
 }
+CONJUNCTIONS: dict[Polarity, tuple[str, ...]] = {"positive": ("though", "although"), "negative": ("but", "yet")}  # what may follow such a clause
 FILM_POSITIVE = ADJECTIVES["positive"] + VERBS["positive"] + ADVERBS["positive"]
 FILM_NEGATIVE = ADJECTIVES["negative"] + VERBS["negative"] + ADVERBS["negative"]
 
@@ -69,7 +73,7 @@ def _first_clause(sentence: str) -> dict[str, list[Rule]]:
     rules = _clause(f"{sentence} any", {polarity: f"{sentence} {polarity} so far" for polarity in POLARITIES})
     for polarity, opposite in (POLARITIES, POLARITIES[::-1]):
         rules[f"{sentence} {polarity} so far"] = [Rule((",",), TWO_CLAUSES, f"{sentence} {polarity}, ..."), Rule((".",), 1 - TWO_CLAUSES, f"{sentence} end")]
-        rules[f"{sentence} {polarity}, ..."] = [Rule(("and",), 0.5, f"{sentence} then {polarity}"), Rule(("but", "yet"), 0.5, f"{sentence} then {opposite}")]
+        rules[f"{sentence} {polarity}, ..."] = [Rule(CONJUNCTIONS[polarity], 1.0, f"{sentence} then {opposite}")]
     return rules
 
 

@@ -16,8 +16,21 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from .core import ALL_ROWS, BoolArray, Core, CoreFactory, FloatArray, IntArray, Rows, State, Streams, take_rows
-from .env import checked_render_mode, core_texts, make_core
+from .core import (
+    ALL_ROWS,
+    BoolArray,
+    Core,
+    CoreFactory,
+    FloatArray,
+    IntArray,
+    Rows,
+    State,
+    Streams,
+    checked_render_mode,
+    core_texts,
+    make_core,
+    take_rows,
+)
 
 VectorStep = tuple[Any, FloatArray, BoolArray, BoolArray, dict[str, Any]]
 
@@ -196,7 +209,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(f"fork needs at least one copy of each row, got n={n}.")
         index = np.repeat(np.asarray(rows, dtype=np.int64), n)
         if self._over[index].any():
-            raise ValueError(f"Only live rows can be forked; the episodes of rows {index[self._over[index]][:8].tolist()} are over.")
+            raise ValueError(f"Only live rows can be forked; the episodes of rows {np.unique(index[self._over[index]])[:8].tolist()} are over.")
         other = object.__new__(GymVectorEnv)
         other._setup(self.core.like(len(index)), self.autoreset_mode, self.render_mode, self.max_episode_steps, self.copy)
         other.core.set_state(take_rows(self.core.get_state(), index))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "test")
 
 
 class ListPrompts:
-    """The prompts of a list, given as texts or as `Prompt`s."""
+    """The prompts of a list, given as texts or as `Prompt`s; equal to a list of equal prompts, so that what is worked out of one serves the other."""
 
     def __init__(self, prompts: Iterable[str | Prompt]) -> None:
         if isinstance(prompts, str):
@@ -41,6 +41,12 @@ class ListPrompts:
 
     def __getitem__(self, index: int, /) -> Prompt:
         return self._prompts[index]
+
+    def __eq__(self, other: object) -> bool:
+        return self._prompts == other._prompts if isinstance(other, ListPrompts) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(prompt.text for prompt in self._prompts))
 
 
 class GrammarPrompts(ListPrompts):
@@ -65,7 +71,7 @@ class GrammarPrompts(ListPrompts):
         super().__init__(Prompt(" ".join(text[:cut]), reference=" ".join(text[cut:])) for text, cut in cuts.items())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Subset:
     """The prompts of another source at these indices."""
 
@@ -79,7 +85,7 @@ class Subset:
         return self.source[self.indices[index]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class FirstTokens:
     """Each text cut after its first `k` tokens; the rest is the reference. A text of k tokens or fewer keeps its last one for the reference."""
 
@@ -148,12 +154,25 @@ def _film_reviews() -> GrammarPrompts:
 PROMPTS: dict[str, Callable[[], PromptSource]] = {"film_reviews": _film_reviews}
 
 
+def _from_path(path: Path) -> PromptSource:
+    """Return the prompts of a file, read again only after it has changed: environments are made in loops."""
+    if not path.is_file():
+        return load_file(path)  # says what is wrong
+    status = path.stat()
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, modified: int, size: int) -> PromptSource:
+    return load_file(path)
+
+
 def make(prompts: str | Path | Sequence[str | Prompt] | PromptSource) -> PromptSource:
     """Return a source by its registered name, from a file (a path ending in .txt, .tsv, .csv or .jsonl), from a list, or as it is."""
     if isinstance(prompts, str) and prompts in PROMPTS:
         return PROMPTS[prompts]()
     if isinstance(prompts, Path) or (isinstance(prompts, str) and prompts.endswith(SUFFIXES)):
-        return load_file(prompts)
+        return _from_path(Path(prompts))
     if isinstance(prompts, str):
         near = get_close_matches(prompts, PROMPTS, n=1, cutoff=0.0)[0]
         raise ValueError(

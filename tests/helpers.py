@@ -1,0 +1,61 @@
+"""Small real parts that several tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from textgym.episodes import TextCore
+from textgym.prompts import ListPrompts
+from textgym.task import Completions, Task
+from textgym.tokenizers import WordTokenizer
+
+WORDS = ("<eos>", "a", "b", "c", "d", "e")
+PROMPTS = ("a", "b c", "a b c", "e d", "c", "d d d")
+
+
+class LetterShare:
+    """The share of `letter` among the generated words: a scorer that needs no float tolerance."""
+
+    def __init__(self, letter: str = "a") -> None:
+        self.letter = letter
+
+    def __call__(self, completions: Completions) -> np.ndarray:
+        return np.array([text.split().count(self.letter) / max(1, len(text.split())) for text in completions.texts])
+
+
+class TwoParts:
+    """A composed scorer: its parts belong into the info."""
+
+    def parts(self, completions: Completions) -> dict[str, np.ndarray]:
+        return {"share": LetterShare("b")(completions), "length": completions.lengths.astype(np.float64)}
+
+    def combine(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+        return parts["share"] + 0.125 * parts["length"]
+
+    def __call__(self, completions: Completions) -> np.ndarray:
+        return self.combine(self.parts(completions))
+
+
+def small_task(**changes: Any) -> Task:
+    """Return a task of six words, six prompts and a budget of five tokens."""
+    settings: dict[str, Any] = {
+        "prompts": ListPrompts(PROMPTS),
+        "tokenizer": WordTokenizer(WORDS),
+        "scorer": LetterShare(),
+        "max_prompt_tokens": 3,
+        "max_new_tokens": 5,
+    }
+    return Task(**{**settings, **changes})
+
+
+class SmallCore:
+    """A picklable core factory of `small_task`."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.changes = changes
+
+    def __call__(self, num_rows: int) -> TextCore:
+        return TextCore(small_task(**self.changes), num_rows)

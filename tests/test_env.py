@@ -1,0 +1,221 @@
+"""Law 1: every registered id behaves as Gymnasium and its users expect, without a warning."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from helpers import WORDS, SmallCore, TwoParts, small_task
+
+import textgym
+from textgym import GymEnv
+from textgym.episodes import ScorerError, TextCore
+from textgym.prompts import ListPrompts
+from textgym.task import Prompt
+
+pytestmark = pytest.mark.core
+
+OURS = sorted(id for id, spec in gym.registry.items() if isinstance(spec.entry_point, str) and spec.entry_point.startswith("textgym."))
+
+
+def play(env: gym.Env, steps: int, seed: int) -> list[object]:
+    env.action_space.seed(seed)
+    seen: list[object] = [env.reset(seed=seed)]
+    for _ in range(steps):
+        seen.append(env.step(env.action_space.sample()))
+        if seen[-1][2] or seen[-1][3]:
+            seen.append(env.reset())
+    return seen
+
+
+@pytest.mark.parametrize("id", OURS)
+class TestEveryId:
+    def test_passes_gymnasiums_checker_without_a_warning(self, id: str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            env = gym.make(id)
+            check_env(env.unwrapped)
+
+    def test_is_deterministic_under_its_seed_and_differs_under_another(self, id: str) -> None:
+        first, second, other = (play(gym.make(id), 200, seed) for seed in (3, 3, 4))
+        assert data_equivalence(first, second, exact=True)
+        assert not data_equivalence(first, other, exact=True)
+
+    def test_survives_pickling_in_mid_episode(self, id: str) -> None:
+        env = gym.make(id).unwrapped
+        env.reset(seed=1)
+        env.step(1)
+        copy = pickle.loads(pickle.dumps(env))
+        env.action_space.seed(0)
+        for _ in range(100):
+            action = env.action_space.sample()
+            ours, theirs = env.step(action), copy.step(action)
+            assert data_equivalence(ours, theirs, exact=True)
+            if ours[2] or ours[3]:
+                assert data_equivalence(env.reset(), copy.reset(), exact=True)
+
+    def test_spec_goes_through_json(self, id: str) -> None:
+        spec = gym.spec(id)
+        again = type(spec).from_json(spec.to_json())
+        assert again == spec
+        assert gym.make(again).reset(seed=0)[0].shape == gym.make(id).reset(seed=0)[0].shape
+
+    def test_native_form_is_what_make_vec_gives(self, id: str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            env = gym.make_vec(id, num_envs=3)
+        assert isinstance(env, textgym.GymVectorEnv)
+        assert env.reset(seed=0)[0].shape[0] == 3
+
+    def test_ansi_returns_text_and_human_prints_it(self, id: str, capsys: pytest.CaptureFixture[str]) -> None:
+        env = gym.make(id, render_mode="ansi")
+        env.reset(seed=0)
+        drawn = env.render()
+        assert isinstance(drawn, str)
+        assert capsys.readouterr().out == ""
+        gym.make(id, render_mode="human").reset(seed=0)
+        assert capsys.readouterr().out.strip() == drawn.strip()
+
+    def test_observations_and_infos_are_fresh(self, id: str) -> None:
+        env = gym.make(id)
+        before, _ = env.reset(seed=0)
+        kept = before.copy()
+        after = env.step(1)[0]
+        after[:] = 0
+        assert np.array_equal(before, kept)
+        assert not np.array_equal(env.unwrapped.core.observe(slice(None))[0], after)
+
+
+def test_the_prompt_is_right_aligned_and_the_text_grows_from_column_p_on() -> None:
+    env = GymEnv(SmallCore())
+    observation, _ = env.reset(options={"prompt": 1})  # "b c"
+    pad = len(WORDS)
+    assert observation.tolist() == [pad, 2, 3, pad, pad, pad, pad, pad]
+    assert env.step(4)[0].tolist() == [pad, 2, 3, 4, pad, pad, pad, pad]
+    assert env.step(1)[0].tolist() == [pad, 2, 3, 4, 1, pad, pad, pad]
+
+
+def test_eos_and_budget_terminate_and_are_scored_and_nothing_before() -> None:
+    env = GymEnv(SmallCore())
+    env.reset(options={"prompt": 0})
+    assert env.step(1)[1:] == (0.0, False, False, {})
+    assert env.step(2)[1:] == (0.0, False, False, {})
+    assert env.step(0)[1:] == (0.5, True, False, {"score": 0.5})  # "a b <eos>"
+    env.reset(options={"prompt": 0})
+    steps = [env.step(1) for _ in range(5)]
+    assert [step[2] for step in steps] == [False] * 4 + [True]
+    assert [step[1] for step in steps] == [0.0] * 4 + [1.0]
+
+
+def test_info_holds_parts_gold_and_text_where_asked_for() -> None:
+    task = small_task(scorer=TwoParts(), gold=SmallCore().changes.get("gold", TwoParts()), info_text=True)
+    env = GymEnv(lambda num_rows: TextCore(task, num_rows))
+    env.reset(options={"prompt": 0})
+    env.step(2)
+    info = env.step(0)[4]
+    assert info == {"score": 1.25, "share": 1.0, "length": 2.0, "gold": 1.25, "text": "b"}
+    assert env.texts() == ["b"]
+
+
+def test_a_state_is_a_value() -> None:
+    env = GymEnv(SmallCore())
+    env.reset(seed=5)
+    env.step(1)
+    state = env.get_state()
+    def onward() -> list[object]:
+        seen: list[object] = []
+        for action in (2, 3, 0):
+            seen.append(env.step(action))
+        return [*seen, env.reset(), env.reset(), env.np_random.random()]
+    first = onward()
+    env.set_state(state)
+    assert data_equivalence(first, onward(), exact=True)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("action", [-1, 6, 10**9])
+    def test_an_action_outside_the_space(self, action: int) -> None:
+        env = GymEnv(SmallCore())
+        env.reset()
+        with pytest.raises(ValueError, match=rf"Action {action} is outside.*Discrete\(6\)"):
+            env.step(action)
+
+    def test_a_float_is_no_token(self) -> None:
+        env = GymEnv(SmallCore())
+        env.reset()
+        with pytest.raises(ValueError, match="integers"):
+            env.step(1.5)
+
+    def test_step_before_reset_and_after_the_end(self) -> None:
+        env = GymEnv(SmallCore())
+        with pytest.raises(ResetNeeded, match="reset"):
+            env.step(0)
+        env.reset()
+        env.step(0)
+        with pytest.raises(ResetNeeded, match="reset"):
+            env.step(0)
+        with pytest.raises(ResetNeeded):
+            gym.make("TextGen-v0").step(0)
+
+    def test_a_prompt_longer_than_its_budget_is_cut_on_the_left_only_when_asked(self) -> None:
+        long = ListPrompts(["a", "a b c d"])
+        with pytest.raises(ValueError, match=r"Prompt 1 has 4 tokens, max_prompt_tokens is 3.*cut_prompts=True"):
+            TextCore(small_task(prompts=long), 1)
+        core = TextCore(small_task(prompts=long, cut_prompts=True), 1)
+        env = GymEnv(lambda num_rows: core)
+        assert env.reset(options={"prompt": 1})[0][:3].tolist() == [2, 3, 4]
+
+    def test_a_prompt_without_tokens_or_with_foreign_ids(self) -> None:
+        with pytest.raises(ValueError, match="Prompt 0.*no tokens"):
+            TextCore(small_task(prompts=ListPrompts([Prompt("", ids=())])), 1)
+        with pytest.raises(ValueError, match="outside the tokenizer's vocabulary of 6"):
+            TextCore(small_task(prompts=ListPrompts([Prompt("x", ids=(6,))])), 1)
+
+    def test_a_tokenizer_without_eos(self) -> None:
+        class NoEnd:
+            vocab_size, eos_id = 6, None
+
+            def encode(self, text: str) -> list[int]:
+                return [1]
+
+            def decode(self, ids: object) -> str:
+                return ""
+
+        with pytest.raises(ValueError, match="NoEnd has no EOS"):
+            TextCore(small_task(tokenizer=NoEnd()), 1)
+
+    @pytest.mark.parametrize(
+        ("scorer", "message"),
+        [
+            (lambda completions: np.full(len(completions), np.nan), "returned nan for prompt 'a', text 'b'"),
+            (lambda completions: np.zeros((len(completions), 1)), r"shape \(1,\) must come out, got \(1, 1\)"),
+            (lambda completions: 1 / 0, "raised ZeroDivisionError.*'a' -> 'b'"),
+        ],
+    )
+    def test_a_scorer_that_fails_is_told_with_prompt_and_text(self, scorer: object, message: str) -> None:
+        env = GymEnv(SmallCore(scorer=scorer))
+        env.reset(options={"prompt": 0})
+        env.step(2)
+        with pytest.raises(ScorerError, match=message):
+            env.step(0)
+
+    @pytest.mark.parametrize("prompt", [6, -1, 0.5, [0, 1], "a"])
+    def test_a_prompt_index_that_does_not_exist(self, prompt: object) -> None:
+        with pytest.raises(ValueError, match="prompt"):
+            GymEnv(SmallCore()).reset(options={"prompt": prompt})
+
+    def test_an_unknown_render_mode_and_an_unknown_option(self) -> None:
+        with pytest.raises(ValueError, match="render_mode"):
+            GymEnv(SmallCore(), render_mode="hologram")
+        with pytest.raises(TypeError, match="max_new_token"):
+            gym.make("TextGen-v0", max_new_token=3)
+
+    @pytest.mark.parametrize(("option", "name", "nearest"), [("scorer", "sentimen", "sentiment"), ("prompts", "film_review", "film_reviews"), ("tokenizer", "bite", "byte")])
+    def test_an_unknown_name_suggests_the_nearest(self, option: str, name: str, nearest: str) -> None:
+        with pytest.raises(ValueError, match=nearest):
+            gym.make("TextGen-v0", **{option: name})
