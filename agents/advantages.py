@@ -6,6 +6,8 @@ The last step of the arrays is a cut like a truncation: what lies beyond it is w
 
 An advantage is any callable `rollout -> (advantages, value_targets)`; `estimate` calls it and checks what it gives back.
 
+Large arrays are made sparingly and then written in place: where T x N is large, the time goes into fresh memory and not into arithmetic.
+
 Axis legend: T steps, N environments.
 """
 
@@ -47,8 +49,10 @@ def monte_carlo_returns(rewards: FloatArray, next_values: FloatArray, terminated
     _same_shape(rewards, next_values, terminated, truncated)
     ends = terminated | truncated
     ends[-1:] = True
-    returns = rewards + gamma * np.where(ends, _future(next_values, terminated), 0.0)
-    return _accumulate(returns, np.where(ends, 0.0, gamma))
+    returns = np.where(ends & ~terminated, np.asarray(next_values, dtype=np.float64), 0.0)
+    returns *= gamma
+    returns += rewards
+    return _accumulate(returns, np.multiply(~ends, gamma))
 
 
 def td_errors(rewards: FloatArray, values: FloatArray, next_values: FloatArray, terminated: BoolArray, gamma: float) -> FloatArray:
@@ -59,7 +63,8 @@ def td_errors(rewards: FloatArray, values: FloatArray, next_values: FloatArray, 
     Sutton & Barto 2018, equation 6.5. Raises `ValueError` if the shapes differ.
     """
     _same_shape(rewards, values, next_values, terminated)
-    deltas = gamma * _future(next_values, terminated)
+    deltas = np.where(terminated, 0.0, np.asarray(next_values, dtype=np.float64))
+    deltas *= gamma
     deltas += rewards
     deltas -= values
     return deltas
@@ -95,7 +100,7 @@ def gae(
     """
     _same_shape(rewards, truncated)
     deltas = td_errors(rewards, values, next_values, terminated, gamma)
-    return _accumulate(deltas, np.where(terminated | truncated, 0.0, gamma * gae_lambda))
+    return _accumulate(deltas, np.multiply(~(terminated | truncated), gamma * gae_lambda))
 
 
 @dataclass(frozen=True)
@@ -261,10 +266,6 @@ def _require_whole_episodes(rollout: Rollout) -> None:
         )
 
 
-def _future(next_values: FloatArray, terminated: BoolArray) -> FloatArray:
-    return np.where(terminated, 0.0, np.asarray(next_values, dtype=np.float64))
-
-
 def _accumulate(x: FloatArray, carry: FloatArray) -> FloatArray:
     """Return x_t + carry_t x_{t+1} + carry_t carry_{t+1} x_{t+2} + ..., written over `x` [T, N]."""
     scratch = np.empty_like(x[0]) if len(x) else x
@@ -284,14 +285,15 @@ def _checked(advantage: Advantage, name: str, array: FloatArray, rollout: Rollou
     array = np.asarray(array, dtype=np.float64)
     if array.shape != rollout.valid.shape:
         raise ValueError(f"{_title(advantage)} returned {name} of shape {array.shape}; [T, N] is {rollout.valid.shape} here.")
-    wrong = rollout.valid & ~np.isfinite(array)
-    if wrong.any():
-        t, i = np.argwhere(wrong)[-1]  # recursions run backwards: the last one is where it began
+    all_valid = bool(rollout.valid.all())
+    fine = np.isfinite(array) if all_valid else np.isfinite(array) | ~rollout.valid
+    if not fine.all():
+        t, i = np.argwhere(~fine)[-1]  # recursions run backwards: the last one is where it began
         seen = ", ".join(f"{key} {getattr(rollout, key)[t, i]}" for key in ("rewards", "values", "next_values"))
         raise ValueError(
             f"{_title(advantage)} returned {name} that are {array[t, i]} at step {t}, row {i}, a valid step ({seen}, terminated {rollout.terminated[t, i]})."
         )
-    return np.where(rollout.valid, array, 0.0)
+    return array if all_valid else np.where(rollout.valid, array, 0.0)
 
 
 def _title(advantage: Advantage) -> str:

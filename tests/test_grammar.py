@@ -177,10 +177,11 @@ def test_lexicon_is_disjoint_and_part_of_the_vocabulary() -> None:
 def test_contrast_decides_polarity() -> None:
     grammar = film_reviews()
     assert grammar.accepts("the plot was dull , but the cast delights everyone .")
-    assert grammar.accepts("the plot was dull , and the cast bores everyone .")
+    assert grammar.accepts("the plot was lovely , though the cast bores everyone .")
     assert not grammar.viable_prefix("the plot was dull , but the cast bores")
-    assert not grammar.viable_prefix("the plot was dull , and the cast delights")
-    assert not grammar.viable_prefix("the plot was lovely , yet the cast was superb")
+    assert not grammar.viable_prefix("the plot was dull , though")
+    assert not grammar.viable_prefix("the plot was lovely , but")
+    assert not grammar.viable_prefix("the plot was lovely , although the cast was superb")
     assert grammar.viable_prefix("the plot was dull . the cast delights")
     assert not grammar.accepts("the plot was dull")
 
@@ -191,8 +192,7 @@ def test_every_clause_shows_its_polarity_once(reviews: list[list[str]]) -> None:
             clauses = [polarities(clause.split()) for clause in sentence.split(" , ")]
             assert all(len(shown) == 1 for shown in clauses if sentence)
             if len(clauses) == 2:
-                same = " , and " in sentence
-                assert (clauses[0] == clauses[1]) == same
+                assert clauses[0] != clauses[1]
 
 
 def test_lengths_are_as_promised(reviews: list[list[str]]) -> None:

@@ -1,5 +1,5 @@
 """Supervised next-token training: what a policy knows before it is rewarded."""
 
-from .sft import Config, next_token_nats, pad_sequences, train
+from .sft import Config, Sequences, next_token_nats, pad_sequences, train
 
-__all__ = ["Config", "next_token_nats", "pad_sequences", "train"]
+__all__ = ["Config", "Sequences", "next_token_nats", "pad_sequences", "train"]
