@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from textgym.episodes import ScorerError
+
 from .advantages import Advantage, parse, spell
-from .recipes import PPOText, train
+from .recipes import JobError, PPOText, train
 from .recipes.choices import from_json
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -42,8 +46,8 @@ def resume(folder: tyro.conf.Positional[Path]) -> int:
     """Go on with the run in FOLDER where it was stopped; it ends as if it had never been."""
     path = folder / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {folder} is no run folder.")
-    return _finish(train(from_json(json.loads(path.read_text(encoding="utf-8"))), resume=True))
+        raise JobError(f"{path} is missing, so {folder} is no run folder; name one that `python -m agents ppo` wrote.")
+    return _finish(train(replace(from_json(json.loads(path.read_text(encoding="utf-8"))), folder=folder), resume=True))
 
 
 def _finish(outcome: Any) -> int:
@@ -52,10 +56,10 @@ def _finish(outcome: Any) -> int:
 
 def main() -> None:
     """Run the command that the arguments name; exit 0 if it was done, 1 if not, 2 for wrong arguments."""
-    commands = {"ppo": ppo, "resume": resume}
+    commands: dict[str, Callable[..., Any]] = {"ppo": ppo, "resume": resume}
     try:
-        code = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m agents", description=__doc__, registry=REGISTRY)
-    except (ValueError, OSError) as error:
+        code: int = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m agents", description=__doc__, registry=REGISTRY)
+    except (JobError, ScorerError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     sys.exit(code)

@@ -51,9 +51,13 @@ def parse(text: str, known: Registry, kind: str) -> Any:
     Raises:
         ValueError: saying what is wrong with the name or an argument, and what is allowed.
     """
+    return _build(*call_of(text), known, kind)
+
+
+def call_of(text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Return the name, the positional and the named literals of "name" or "name(literal, key=literal, ...)"; raises `ValueError` for anything else."""
     name, bracket, rest = text.strip().partition("(")
-    args, kwargs = _literals(text, rest) if bracket else ([], {})
-    return _build(name.strip(), args, kwargs, known, kind)
+    return name.strip(), *(_literals(text, rest) if bracket else ([], {}))
 
 
 def spell(choice: Any, known: Registry) -> str:
@@ -101,7 +105,7 @@ def _key(keyword: ast.keyword) -> str:
 
 
 def _build(name: str, args: list[Any], kwargs: dict[str, Any], known: Registry, kind: str) -> Any:
-    found = _import(name, kind) if ":" in name else _look_up(name, known, kind)
+    found = imported(name, kind) if ":" in name else _look_up(name, known, kind)
     if not isinstance(found, type):
         if args or kwargs:
             raise ValueError(f"{name} is a finished {kind} and takes no arguments here; only a class does.")
@@ -121,7 +125,8 @@ def _look_up(name: str, known: Registry, kind: str) -> type[Any]:
     raise ValueError(f'Unknown {kind} {name!r}{hint} Known are {", ".join(sorted(known))}, or "module:function" for your own.')
 
 
-def _import(name: str, kind: str) -> Any:
+def imported(name: str, kind: str) -> Any:
+    """Return what "module:attribute" names; raises `ValueError` saying what is missing."""
     module, _, attribute = name.partition(":")
     try:
         found: Any = importlib.import_module(module)

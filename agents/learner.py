@@ -21,9 +21,11 @@ from .seeds import Generators, generator_state, generators, restore_generator
 class Resumable(Protocol):
     """An environment whose state is a value; textgym's are."""
 
-    def get_state(self) -> dict[str, Any]: ...
+    def get_state(self) -> dict[str, Any]:
+        """Return all that changes."""
 
-    def set_state(self, state: dict[str, Any]) -> None: ...
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `get_state` stood."""
 
 
 @dataclass

@@ -50,7 +50,7 @@ class Move(NamedTuple):
     truncated: BoolArray
     starts: BoolArray  # the next observation begins an episode
     over: BoolArray  # the next step will only reset
-    live_info: dict[str, Any]  # beside the next observation
+    action_masks: BoolArray | None  # [N, A] beside the next observation
     end_info: dict[str, Any]  # of the episodes that ended
 
 
@@ -64,7 +64,7 @@ def position_of(observations: NDArray[Any], infos: Mapping[str, Any], policy: Po
     """Return the position of rows that have just been reset."""
     n = len(observations)
     fresh, idle = np.ones(n, np.bool_), np.zeros(n, np.bool_)
-    return Position(observations, fresh, idle, np.zeros(n), np.zeros(n, np.int64), infos.get("action_mask"), policy.initial_state(n))
+    return Position(observations, fresh, idle, np.zeros(n), np.zeros(n, np.int64), _masks(infos, idle), policy.initial_state(n))
 
 
 def collect(
@@ -84,21 +84,25 @@ def collect(
     """
     if (num_steps is None) == (episodes_per_row is None):
         raise ValueError("collect() takes either num_steps or episodes_per_row.")
+    if (num_steps or episodes_per_row or 0) < 1:
+        raise ValueError(f"There is nothing to play: num_steps={num_steps}, episodes_per_row={episodes_per_row}; give at least 1.")
     if episodes_per_row is not None and not position.starts.all():
         raise ValueError("Whole episodes begin at a reset: pass collect(..., position=begin(env, policy)) with episodes_per_row.")
     num_rows = len(position.starts)
     steps: list[dict[str, Any]] = []
     last_values: list[FloatArray] = []
     finished = np.zeros(num_rows, dtype=np.int64)
-    while len(steps) < num_steps if num_steps is not None else bool((finished < episodes_per_row).any()):
-        acted = policy.act(position.observations, position.policy_state, position.starts, generator, position.action_masks, temperature)
-        valid = ~position.over if episodes_per_row is None else ~position.over & (finished < episodes_per_row)
+    quota = np.inf if episodes_per_row is None else episodes_per_row
+    while len(steps) < num_steps if num_steps is not None else bool((finished < quota).any()):
+        observations = np.array(position.observations)  # an environment may lend its own memory and write into it
+        acted = policy.act(observations, position.policy_state, position.starts, generator, position.action_masks, temperature)
+        valid = ~position.over & (finished < quota)
         move = _move(env, acted.actions, position.over)
         returns, lengths = position.returns + move.rewards, position.lengths + ~position.over
         ended = (move.terminated | move.truncated) & valid
         steps.append(
             {
-                "observations": position.observations,
+                "observations": observations,
                 "actions": acted.actions,
                 "log_probs": acted.log_probs,
                 "values": acted.values,
@@ -108,7 +112,7 @@ def collect(
                 "starts": position.starts,
                 "valid": valid,
                 "episode_ids": np.arange(num_rows) + num_rows * finished,
-                **({} if position.action_masks is None else {"action_masks": position.action_masks}),
+                "_masks": position.action_masks,
                 "_ends": _end_facts(ended, returns, lengths, move.end_info),
             }
         )
@@ -116,37 +120,50 @@ def collect(
         last_values.append(_values_at(policy, move.reached, cut))
         finished = finished + ended
         done = move.terminated | move.truncated
-        masks = move.live_info.get("action_mask")
         returns, lengths = np.where(done, 0.0, returns), np.where(done, 0, lengths)
-        position = Position(move.observations, move.starts, move.over, returns, lengths, masks, acted.state)
+        position = Position(move.observations, move.starts, move.over, returns, lengths, move.action_masks, acted.state)
     ends = _stacked_ends([step.pop("_ends") for step in steps], num_rows)
+    masks = _stacked_masks([step.pop("_masks") for step in steps])
     fields: dict[str, Any] = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
     alive = ~(fields["terminated"] | fields["truncated"])
     after = _values_at(policy, position.observations, alive[-1] & fields["valid"][-1])
     next_values = np.where(alive, np.concatenate([fields["values"][1:], after[None]]), np.stack(last_values))
-    return Played(Rollout(**fields, next_values=next_values), position, ends)
+    return Played(Rollout(**fields, next_values=next_values, action_masks=masks), position, ends)
 
 
 def _move(env: AnyVectorEnv, actions: NDArray[Any], over: BoolArray) -> Move:
     observations, rewards, terminated, truncated, infos = env.step(actions)
     done = terminated | truncated
-    mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-    rewards = np.asarray(rewards, dtype=np.float64)
+    mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+    rewards = np.array(rewards, dtype=np.float64)
     if mode is AutoresetMode.NEXT_STEP:
-        return Move(observations, observations, rewards, terminated, truncated, over, done, infos, infos)
+        return Move(observations, observations, rewards, terminated, truncated, over, done, _masks(infos, done), infos)
     nobody = np.zeros_like(done)
     if not done.any():
-        return Move(observations, observations, rewards, terminated, truncated, nobody, nobody, infos, {})
+        return Move(observations, observations, rewards, terminated, truncated, nobody, nobody, _masks(infos, nobody), {})
+    reached = observations.copy()
     if mode is AutoresetMode.SAME_STEP:
-        reached = observations.copy()
         for row in np.flatnonzero(done):
             reached[row] = infos["final_obs"][row]
-        return Move(observations, reached, rewards, terminated, truncated, done, nobody, infos, infos.get("final_info", {}))
+        return Move(observations, reached, rewards, terminated, truncated, done, nobody, _masks(infos, nobody), infos.get("final_info", {}))
     after, reset_infos = env.reset(options={"reset_mask": done})
-    live = {**infos, **reset_infos}
-    if "action_mask" in infos and "action_mask" in reset_infos:
-        live["action_mask"] = np.where(done[:, None], reset_infos["action_mask"], infos["action_mask"])
-    return Move(after, observations, rewards, terminated, truncated, done, nobody, live, infos)
+    told = [masks for masks in (_masks(infos, done), _masks(reset_infos, ~done)) if masks is not None]  # each is all True in the other's rows
+    return Move(after, reached, rewards, terminated, truncated, done, nobody, np.logical_and.reduce(told) if told else None, infos)
+
+
+def _masks(infos: Mapping[str, Any], idle: BoolArray) -> BoolArray | None:
+    """Return the action masks [N, A] of an info; all True on rows that were told none, or whose next action is ignored."""
+    if "action_mask" not in infos:
+        return None
+    masks = np.array(infos["action_mask"], dtype=np.bool_)
+    masks[idle | ~infos.get("_action_mask", np.ones_like(idle))] = True
+    return masks
+
+
+def _stacked_masks(masks: list[BoolArray | None]) -> BoolArray | None:
+    """Return masks [T, N, A], all True in the steps that had none; None if no step had any."""
+    shape = next((mask.shape for mask in masks if mask is not None), None)
+    return None if shape is None else np.stack([np.ones(shape, np.bool_) if mask is None else mask for mask in masks])
 
 
 def _values_at(policy: Policy, observations: NDArray[Any], where: BoolArray) -> FloatArray:
@@ -157,12 +174,12 @@ def _values_at(policy: Policy, observations: NDArray[Any], where: BoolArray) -> 
 
 
 def _end_facts(ended: BoolArray, returns: FloatArray, lengths: IntArray, infos: Mapping[str, Any]) -> dict[str, FloatArray]:
-    """Return the numbers told at the ends of this step's episodes, [N] each, NaN elsewhere."""
+    """Return the numbers told at the ends of this step's episodes, [N] each, NaN elsewhere; "return" and "length" are always ours."""
     if not ended.any():
         return {}
     facts = {"return": np.where(ended, returns, np.nan), "length": np.where(ended, lengths, np.nan)}
     for key, values in infos.items():
-        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iufb" and f"_{key}" in infos:
+        if key not in facts and isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iufb" and f"_{key}" in infos:
             facts[key] = np.where(ended & infos[f"_{key}"], values, np.nan).astype(np.float64)
     return facts
 
@@ -195,7 +212,7 @@ def evaluate(
     """Play exactly `episodes_per_row` episodes on every row; temperature 0 is greedy.
 
     The quota is a row's own: the first finishers of a pool are the short episodes, and a mean over them would be biased.
-    Which prompts are played is said by `options={"prompt": [N]}`.
+    Which prompts are played is said by `options={"prompt": [N]}`; options are those of the first reset, and so of each row's first episode.
     """
     played = collect(env, policy, begin(env, policy, seed, options), generator, episodes_per_row=episodes_per_row, temperature=temperature)
     ended = played.rollout.ends.T  # row after row
@@ -206,7 +223,7 @@ def evaluate(
 def log_probs_under(policy: Policy, rollout: Rollout, temperature: float = 1.0, columns: int = 256) -> FloatArray:
     """Return log pi(a | s) [T, N] of a rollout's actions under another policy, a few columns at a time."""
     masks = rollout.action_masks
-    found = np.zeros(rollout.valid.shape)
+    found: FloatArray = np.zeros(rollout.valid.shape)
     with torch.no_grad():
         for first in range(0, found.shape[1], columns):
             part = slice(first, first + columns)

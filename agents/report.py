@@ -26,12 +26,11 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel("Return", ("return", "evaluation/return", "return_mean")),
-    Panel("Score", ("score", "evaluation/score")),
-    Panel("KL of an update", ("kl", "approx_kl")),  # apart from the next: their scales differ by far
-    Panel("KL to the reference", ("ref_kl", "reference_kl")),
+    Panel("Return", ("return", "eval/score")),
+    Panel("Held-out samples", ("eval/gold", "eval/eos", "eval/distinct")),
+    Panel("KL from the reference", ("kl", "eval/kl")),
     Panel("Entropy", ("entropy",)),
-    Panel("Value error", ("value_error", "value_loss")),
+    Panel("Value error", ("value_error",)),
     Panel("Explained variance", ("explained_variance",)),
 )
 

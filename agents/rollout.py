@@ -68,15 +68,13 @@ def minibatches(
 
     By column, each environment's steps stay together (policies that read sequences); otherwise single valid steps are shuffled.
     """
-    whole = Batch(
-        rollout.observations, rollout.actions, rollout.log_probs, rollout.values, advantages, value_targets, rollout.valid, rollout.action_masks
-    )
+    whole = Batch(rollout.observations, rollout.actions, rollout.log_probs, rollout.values, advantages, value_targets, rollout.valid, rollout.action_masks)
     if by_column:
         pool = generator.permutation(rollout.valid.shape[1])
     else:
         pool = generator.permutation(np.flatnonzero(rollout.valid))
-        whole = Batch(*(None if field is None else field.reshape(1, -1, *field.shape[2:]) for field in whole))
+        whole = Batch._make(None if field is None else field.reshape(1, -1, *field.shape[2:]) for field in whole)
     if len(pool) < num:
         raise ValueError(f"{num} minibatches cannot be cut from {len(pool)} {'columns' if by_column else 'valid steps'}; use fewer.")
     for part in np.array_split(pool, num):
-        yield Batch(*(None if field is None else field[:, part] for field in whole))
+        yield Batch._make(None if field is None else field[:, part] for field in whole)

@@ -127,11 +127,13 @@ def test_a_state_is_a_value() -> None:
     env.reset(seed=5)
     env.step(1)
     state = env.get_state()
+
     def onward() -> list[object]:
         seen: list[object] = []
         for action in (2, 3, 0):
             seen.append(env.step(action))
         return [*seen, env.reset(), env.reset(), env.np_random.random()]
+
     first = onward()
     env.set_state(state)
     assert data_equivalence(first, onward(), exact=True)
@@ -171,7 +173,7 @@ class TestErrors:
         assert env.reset(options={"prompt": 1})[0][:3].tolist() == [2, 3, 4]
 
     def test_a_prompt_without_tokens_or_with_foreign_ids(self) -> None:
-        with pytest.raises(ValueError, match="Prompt 0.*no tokens"):
+        with pytest.raises(ValueError, match=r"Prompt 0.*no tokens"):
             TextCore(small_task(prompts=ListPrompts([Prompt("", ids=())])), 1)
         with pytest.raises(ValueError, match="outside the tokenizer's vocabulary of 6"):
             TextCore(small_task(prompts=ListPrompts([Prompt("x", ids=(6,))])), 1)
@@ -215,7 +217,9 @@ class TestErrors:
         with pytest.raises(TypeError, match="max_new_token"):
             gym.make("TextGen-v0", max_new_token=3)
 
-    @pytest.mark.parametrize(("option", "name", "nearest"), [("scorer", "sentimen", "sentiment"), ("prompts", "film_review", "film_reviews"), ("tokenizer", "bite", "byte")])
+    @pytest.mark.parametrize(
+        ("option", "name", "nearest"), [("scorer", "sentimen", "sentiment"), ("prompts", "film_review", "film_reviews"), ("tokenizer", "bite", "byte")]
+    )
     def test_an_unknown_name_suggests_the_nearest(self, option: str, name: str, nearest: str) -> None:
         with pytest.raises(ValueError, match=nearest):
             gym.make("TextGen-v0", **{option: name})

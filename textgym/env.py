@@ -20,7 +20,7 @@ class GymEnv(gym.Env[Any, Any]):
     `options` are the factory's own, which is called as `factory(num_rows=1, **options)`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "human", "rgb_array"], "render_fps": 4}  # an instance knows its core's own
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "human", "rgb_array"], "render_fps": 4}  # noqa: RUF012 (an instance has its core's own)
 
     def __init__(self, core: str | CoreFactory, *, render_mode: str | None = None, **options: Any) -> None:
         self.core = make_core(core, 1, options)

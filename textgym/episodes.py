@@ -70,7 +70,7 @@ class TextCore:
         index = np.asarray(prompt)
         if index.dtype.kind not in "iu" or index.shape not in ((), (1,), (self.num_rows,)):
             raise ValueError(f'options["prompt"] must be one prompt index or {self.num_rows} of them, got {prompt!r}.')
-        if index.size and not (0 <= index.min() and index.max() < len(self._prompts.tokens)):
+        if index.size and not (index.min() >= 0 and index.max() < len(self._prompts.tokens)):
             raise ValueError(f'options["prompt"] must lie in [0, {len(self._prompts.tokens)}), the number of prompts, got {prompt!r}.')
         return np.broadcast_to(index.astype(np.int64), (self.num_rows,))
 
@@ -154,7 +154,9 @@ class TextCore:
     def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Become what `get_state` described."""
         if np.shape(state["tokens"]) != self._tokens.shape:
-            raise ValueError(f"This state holds tokens of shape {np.shape(state['tokens'])}, this environment {self._tokens.shape}: other rows or another task.")
+            raise ValueError(
+                f"This state holds tokens of shape {np.shape(state['tokens'])}, this environment {self._tokens.shape}: other rows or another task."
+            )
         self._tokens[:] = state["tokens"]
         self._place[:] = self._begin + state["counts"]
         self._ended[:] = state["ended"]
@@ -178,7 +180,7 @@ def checked_ids(tokenizer: Tokenizer) -> tuple[int, int]:
 def encoded(source: PromptSource, tokenizer: Tokenizer, max_prompt_tokens: int, cut: bool) -> EncodedPrompts:
     """Return `encode_prompts`, kept for the last few hashable pairs: the N environments of a `SyncVectorEnv` share one table."""
     try:
-        return _kept(source, tokenizer, max_prompt_tokens, cut)
+        return _kept(source, tokenizer, max_prompt_tokens, cut)  # type: ignore[arg-type]
     except TypeError:  # a source or tokenizer that cannot be hashed
         return encode_prompts(source, tokenizer, max_prompt_tokens, cut)
 
@@ -236,5 +238,7 @@ def _checked_scores(values: Any, name: str, completions: Completions) -> FloatAr
         raise ScorerError(f"Scorer {name}: {len(completions)} completions came in, so shape ({len(completions)},) must come out, got {scores.shape}.")
     if not np.isfinite(scores).all():
         bad = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ScorerError(f"Scorer {name} returned {scores[bad]} for prompt {completions.prompts[bad].text!r}, text {completions.texts[bad]!r}; scores are finite.")
+        raise ScorerError(
+            f"Scorer {name} returned {scores[bad]} for prompt {completions.prompts[bad].text!r}, text {completions.texts[bad]!r}; scores are finite."
+        )
     return scores

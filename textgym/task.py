@@ -38,10 +38,14 @@ class Tokenizer(Protocol):
     """Text to ids in [0, vocab_size) and back; `eos_id` ends a text."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Return how many ids there are."""
+        ...
 
     @property
-    def eos_id(self) -> int: ...
+    def eos_id(self) -> int:
+        """Return the id that ends a text."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without EOS; raises `ValueError` naming what cannot be spelled."""
@@ -55,7 +59,9 @@ class WordLevel(Protocol):
     """A tokenizer whose text is its words joined by blanks: scorers may then work on ids, many times faster."""
 
     @property
-    def words(self) -> Sequence[str]: ...
+    def words(self) -> Sequence[str]:
+        """Return the word of each id."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         self._elapsed = np.zeros(self.num_envs, dtype=np.int64)  # [N] steps of the present episode
         self._begun = False
 
-    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:  # type: ignore[override]
+    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode on every row, or on those of `options["reset_mask"]`; row i is seeded `seed + i`."""
         options = dict(options or {})  # the caller's own is never changed
         rows = self._masked(options.pop("reset_mask", None))

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .causal_lm import CausalLMPolicy
+from .causal_lm import CausalLMPolicy, small_gpt2
 from .common import Acted, Evaluated
 from .mlp import MLPPolicy
 from .seeding import seeded
 
-__all__ = ["Acted", "CausalLMPolicy", "Evaluated", "MLPPolicy", "Policy", "seeded"]
+__all__ = ["Acted", "CausalLMPolicy", "Evaluated", "MLPPolicy", "Policy", "seeded", "small_gpt2"]
 
 
 class Policy(Protocol):

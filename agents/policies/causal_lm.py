@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,15 +23,20 @@ from .common import Acted, Evaluated, entropy_of, log_distribution, picked, samp
 from .seeding import seeded
 from .slot_cache import SlotCache
 
+VALUE_HEAD = "value_head.safetensors"
+
 
 @dataclass
 class Slots:
-    """What the cache holds: keys and values under weights of one version, and the prefix [N, L] that each slot has seen."""
+    """What the cache holds: keys and values under weights of one version, and the prefix [N, L] that each slot has seen.
+
+    It is changed in place: whoever still holds an older position of play learns from it what the slots hold by now.
+    """
 
     cache: SlotCache
     seen: NDArray[np.int64]  # [N, L] the last observation
     lengths: NDArray[np.int64]  # [N] how many of its tokens are cached
-    version: int
+    version: tuple[tuple[int, int], ...]  # see `weights_version`
 
 
 class CausalLMPolicy(nn.Module):
@@ -44,20 +50,22 @@ class CausalLMPolicy(nn.Module):
 
     def __init__(self, model: nn.Module, vocab_size: int, *, use_cache: bool = True) -> None:
         super().__init__()
-        rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
+        rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         if vocab_size > rows:
             raise ValueError(
                 f"The tokenizer has {vocab_size} ids, the model embeds {rows}: ids from {rows} on would be out of range. "
                 f"Call model.resize_token_embeddings({vocab_size}), or use the model's own tokenizer."
             )
         self.model, self.vocab_size, self.use_cache = model.eval(), vocab_size, use_cache
-        head: nn.Module = model.get_output_embeddings()  # type: ignore[operator, assignment]
+        head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
         weight: Tensor = head.weight  # type: ignore[assignment]
-        self.value_head = nn.Linear(weight.shape[1], 1, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32, device=weight.device)
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        self.value_head = nn.utils.skip_init(nn.Linear, weight.shape[1], 1, dtype=dtype, device=weight.device)  # it draws nothing: it begins at 0
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self._head_input: Tensor | None = None
         head.register_forward_pre_hook(self._keep_head_input)
+        self.eval()
 
     def train(self, mode: bool = True) -> CausalLMPolicy:
         """Stay in evaluation mode, whatever is asked for: dropout would make acting and evaluating disagree."""
@@ -89,7 +97,7 @@ class CausalLMPolicy(nn.Module):
         """
         self._check_width(observations.shape[-1])
         logits, values, state = self._step(observations, state, starts)
-        masks = None if action_masks is None else torch.from_numpy(action_masks).to(logits.device)
+        masks = None if action_masks is None else torch.from_numpy(action_masks)
         log_probs = log_distribution(logits, masks, temperature)
         actions = sample(log_probs, generator)
         return Acted(actions.cpu().numpy(), to_float64(picked(log_probs, actions)), to_float64(values), state)
@@ -119,12 +127,10 @@ class CausalLMPolicy(nn.Module):
             return Slots(cache, np.full_like(observations, self.vocab_size), np.zeros(num_rows, np.int64), version)
         same = ((state.seen == observations) | (state.seen == self.vocab_size)).all(1) & ~starts
         same &= (state.seen != self.vocab_size).argmax(1) == (observations != self.vocab_size).argmax(1)
-        lengths = np.where(same & (state.version == version), state.lengths, 0)
-        return Slots(state.cache, state.seen, lengths, version)
+        state.lengths, state.version = np.where(same & (state.version == version), state.lengths, 0), version
+        return state
 
-    def _extend(
-        self, cache: SlotCache, tokens: NDArray[np.int64], lengths: NDArray[np.int64], new: NDArray[np.int64], rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _extend(self, cache: SlotCache, tokens: NDArray[np.int64], lengths: NDArray[np.int64], new: NDArray[np.int64], rows: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the last `new` [B] tokens of each row into its slot; return logits [B, V] and values [B] at its end."""
         first, width = lengths - new, int(new.max())
         columns = np.minimum(first[:, None] + np.arange(width), tokens.shape[1] - 1)
@@ -217,25 +223,32 @@ class CausalLMPolicy(nn.Module):
 
     # -- files ----------------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write the model in `save_pretrained` layout (safetensors) and the value head beside it."""
+        folder = Path(folder)
         self.model.save_pretrained(folder)  # type: ignore[operator]
         metadata = {"vocab_size": str(self.vocab_size)}
-        save_file({name: t.contiguous() for name, t in self.value_head.state_dict().items()}, str(folder / "value_head.safetensors"), metadata)
+        save_file({name: t.contiguous() for name, t in self.value_head.state_dict().items()}, str(Path(folder) / VALUE_HEAD), metadata)
 
     @classmethod
-    def load(cls, folder: Path, vocab_size: int) -> CausalLMPolicy:
-        """Return the policy that `save` wrote; any local folder of a causal `transformers` model works, with a new value head."""
+    def load(cls, folder: Path | str, vocab_size: int | None = None) -> CausalLMPolicy:
+        """Return the policy that `save` wrote; any local folder of a causal `transformers` model works too, with a new value head.
+
+        Such a folder does not know the tokenizer: then `vocab_size` must be given.
+        """
+        head = Path(folder) / VALUE_HEAD
+        if vocab_size is None:
+            if not head.exists():
+                raise ValueError(f"{folder} holds no {VALUE_HEAD}, so it does not say how many ids the tokenizer has: pass vocab_size.")
+            with safe_open(str(head), "pt") as file:
+                vocab_size = int(file.metadata()["vocab_size"])
         policy = cls(load_model(folder), vocab_size)
-        head = Path(folder) / "value_head.safetensors"
         if head.exists():
             policy.value_head.load_state_dict(load_file(str(head)))
         return policy
 
 
-def small_gpt2(
-    vocab_size: int, eos_id: int, num_positions: int, width: int = 64, layers: int = 2, heads: int = 4, *, seed: int = 0
-) -> CausalLMPolicy:
+def small_gpt2(vocab_size: int, eos_id: int, num_positions: int, width: int = 64, layers: int = 2, heads: int = 4, *, seed: int = 0) -> CausalLMPolicy:
     """Return a policy on an untrained GPT-2 of that size, its weights drawn from `seed`."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -254,7 +267,7 @@ def small_gpt2(
         return CausalLMPolicy(GPT2LMHeadModel(config), vocab_size)
 
 
-def load_model(folder: Path) -> nn.Module:
+def load_model(folder: Path | str) -> nn.Module:
     """Return the causal language model in a local folder; nothing is ever fetched."""
     from transformers import AutoModelForCausalLM
 

@@ -31,8 +31,13 @@ class Evaluated(NamedTuple):
 
 
 def log_distribution(logits: Tensor, action_masks: Tensor | None, temperature: float) -> Tensor:
-    """Return normalised log-probabilities [..., A]; forbidden actions get -inf, temperature 0 leaves the best one only."""
+    """Return normalised log-probabilities [..., A]; forbidden actions get -inf, temperature 0 leaves the best one only.
+
+    Half precision becomes float32: a bfloat16 sum over a vocabulary is no distribution.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if action_masks is not None:
+        action_masks = action_masks.to(logits.device)
         if not bool(action_masks.any(-1).all()):
             raise ValueError("An action mask allows nothing at all; a state that is not over needs at least one action.")
         logits = logits.masked_fill(~action_masks, -torch.inf)
@@ -48,14 +53,14 @@ def sample(log_probs: Tensor, generator: np.random.Generator) -> Tensor:
     Inverse CDF: the first action whose cumulative probability exceeds the number; `torch.multinomial` is over ten
     times slower on a CPU. An action of probability 0 adds nothing to the sum and is never the first to exceed.
     """
-    cumulative = log_probs.exp().cumsum(-1)
+    probabilities = log_probs.exp()
+    cumulative = probabilities.cumsum(-1)
     uniform = torch.from_numpy(generator.random((len(log_probs), 1))).to(cumulative)
-    actions = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1)
-    if bool((actions >= log_probs.shape[1]).any()):  # rounding: the number met the whole sum; the last possible action is meant
-        possible = log_probs.exp() > 0
-        last = log_probs.shape[1] - 1 - possible.flip(-1).int().argmax(-1)
-        actions = torch.minimum(actions, last)
-    return actions
+    actions = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_(max=log_probs.shape[1] - 1)
+    impossible = probabilities.gather(-1, actions) == 0  # rounding: the number met the whole sum, or a sum in parallel did not stand still
+    if bool(impossible.any()):
+        actions = torch.where(impossible, probabilities.argmax(-1, keepdim=True), actions)
+    return actions.squeeze(1)
 
 
 def entropy_of(log_probs: Tensor) -> Tensor:
@@ -75,9 +80,9 @@ def to_float64(values: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def weights_version(module: torch.nn.Module) -> int:
-    """Return a number that grows whenever a weight is written in place, as optimisers and `load_state_dict` do.
+def weights_version(module: torch.nn.Module) -> tuple[tuple[int, int], ...]:
+    """Return what changes whenever a weight is replaced, or written in place as optimisers and `load_state_dict` do.
 
-    It is what tells a cache of keys and values that it has gone stale. Writing through `parameter.data` escapes it.
+    It is what tells a cache of keys and values that it has gone stale. Writing in place through `parameter.data` escapes it.
     """
-    return sum(parameter._version for parameter in module.parameters())
+    return tuple((parameter.data_ptr(), parameter._version) for parameter in module.parameters())

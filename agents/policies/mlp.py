@@ -5,6 +5,7 @@ Axis legend: T steps, B rows, D observation features, A actions.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,8 +32,8 @@ class MLPPolicy(nn.Module):
     def for_env(cls, env: gym.vector.VectorEnv[Any, Any, Any], hidden: Sequence[int] = (64, 64)) -> MLPPolicy:
         """Return a policy of the right sizes for a vector environment with a flat Box and a Discrete space."""
         observations, actions = env.single_observation_space, env.single_action_space
-        if not isinstance(observations, gym.spaces.Box) or not isinstance(actions, gym.spaces.Discrete):
-            raise TypeError(f"MLPPolicy needs Box observations and Discrete actions, got {observations} and {actions}.")
+        if not isinstance(observations, gym.spaces.Box) or not isinstance(actions, gym.spaces.Discrete) or actions.start != 0:
+            raise TypeError(f"MLPPolicy needs Box observations and Discrete actions that start at 0, got {observations} and {actions}.")
         return cls(int(np.prod(observations.shape)), int(actions.n), hidden)
 
     def initial_state(self, num_envs: int) -> None:
@@ -53,13 +54,13 @@ class MLPPolicy(nn.Module):
         masks = None if action_masks is None else torch.from_numpy(action_masks)
         log_probs = log_distribution(self.actor(features), masks, temperature)
         actions = sample(log_probs, generator)
-        return Acted(actions.numpy(), to_float64(picked(log_probs, actions)), to_float64(self.critic(features)[:, 0]), None)
+        return Acted(actions.cpu().numpy(), to_float64(picked(log_probs, actions)), to_float64(self.critic(features)[:, 0]), None)
 
     def evaluate(self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0) -> Evaluated:
         """Return log-probabilities, values and entropies [T, B]."""
         features = self._features(observations, 2)
         log_probs = log_distribution(self.actor(features), action_masks, temperature)
-        return Evaluated(picked(log_probs, actions), self.critic(features)[..., 0], entropy_of(log_probs))
+        return Evaluated(picked(log_probs, actions.to(log_probs.device)), self.critic(features)[..., 0], entropy_of(log_probs))
 
     @torch.no_grad()
     def value(self, observations: NDArray[Any]) -> NDArray[np.float64]:
@@ -80,14 +81,14 @@ class MLPPolicy(nn.Module):
         return (actions if np.ndim(obs) > 1 else actions[0]), state
 
     def _features(self, observations: Tensor, batch_dims: int) -> Tensor:
-        weight = self.actor[0].weight
+        weight = next(self.parameters())
         return observations.to(weight.device, weight.dtype).flatten(batch_dims)
 
 
 def _tanh_network(num_inputs: int, hidden: Sequence[int], num_outputs: int, output_gain: float) -> nn.Sequential:
     sizes = [num_inputs, *hidden, num_outputs]
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         last = i == len(sizes) - 2
         linear = nn.Linear(fan_in, fan_out)
         nn.init.orthogonal_(linear.weight, output_gain if last else 2**0.5)

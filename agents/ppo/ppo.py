@@ -54,6 +54,8 @@ class Config:
         for name in ("learning_rate", "clip_coef", "max_grad_norm", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.kl_target is not None and not (self.kl_target > 0 and self.kl_coef > 0):
+            raise ValueError(f"kl_target must be positive and needs a positive kl_coef to begin with, got {self.kl_target} and {self.kl_coef}.")
 
 
 def train(
@@ -99,9 +101,7 @@ def train(
     with run:
         for iteration in run:
             learner.optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - iteration / total if config.anneal_lr else 1)
-            played = collect(
-                env, policy, learner.position, learner.generators.policy, num_steps=config.num_steps, temperature=config.temperature
-            )
+            played = collect(env, policy, learner.position, learner.generators.policy, num_steps=config.num_steps, temperature=config.temperature)
             learner.position, rollout, metrics = played.position, played.rollout, episode_metrics(played)
             if reference is not None:
                 rollout = rollout._replace(ref_log_probs=log_probs_under(reference, rollout, config.temperature))
@@ -143,7 +143,7 @@ def update(learner: Learner, rollout: Rollout, judged: Estimate, config: Config)
         ):
             objective, parts = loss(learner.policy, batch, config)
             learner.optimizer.zero_grad()
-            objective.backward()  # type: ignore[no-untyped-call]
+            objective.backward()
             parts["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
             learner.optimizer.step()
             seen.append({name: float(value.detach()) for name, value in parts.items()})
@@ -162,7 +162,7 @@ def episode_metrics(played: Played) -> dict[str, float]:
     """Return the means of what was told at the ends of episodes (none ended: nothing), and how many there were."""
     ended = ~np.isnan(played.ends["return"])
     means = {name: float(np.nanmean(values)) for name, values in played.ends.items() if not np.isnan(values).all()}
-    return {"episodes": float(ended.sum())} | means
+    return means | {"episodes": float(ended.sum())}
 
 
 def price_of_leaving(rollout: Rollout, metrics: Mapping[str, float], coefficients: dict[str, float], config: Config) -> dict[str, float]:

@@ -27,7 +27,7 @@ class Text:
     label_column: str | None = None
     """Column of a label 0 or 1: a classifier of one half of the labels pays, one of the other half is measured and never paid."""
     scorer: str | None = None
-    """A registered scorer that pays instead of the classifier (sentiment, length, repetition, ...)."""
+    """Who pays instead: a registered scorer such as "repetition" or "length(target=12)", or your own as "module:function"."""
     tokenizer: str = "bpe"
     """With --data: "bpe" or "words", trained on the file, or the folder of a saved tokenizer."""
     vocab_size: int = 2000
@@ -85,15 +85,15 @@ def to_json(choice: PPOText) -> dict[str, Any]:
 
 def from_json(data: Mapping[str, Any]) -> PPOText:
     """Return the job that `to_json` described; raises `ValueError` if it is another one."""
-    rest = dict(data)
+    rest: dict[str, Any] = dict(data)
     if rest.pop("command", None) != "ppo":
         raise ValueError(f"This configuration is of the command {data.get('command')!r}, not of 'ppo'.")
     try:
         algorithm = dict(rest.pop("ppo"))
         algorithm["advantage"] = advantage_from_json(algorithm["advantage"])
-        parts = {"text": Text(**_paths(Text, rest.pop("text"))), "model": Model(**_paths(Model, rest.pop("model")))}
+        text, model = Text(**_paths(Text, rest.pop("text"))), Model(**_paths(Model, rest.pop("model")))
         warmup = sft.Config(**rest.pop("warmup"))
-        return PPOText(**_paths(PPOText, rest), **parts, warmup=warmup, ppo=ppo.Config(**algorithm))
+        return PPOText(text=text, model=model, warmup=warmup, ppo=ppo.Config(**algorithm), **_paths(PPOText, rest))
     except (KeyError, TypeError) as error:
         raise ValueError(f"This configuration does not fit this version of the program: {error}.") from error
 

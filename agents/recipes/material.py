@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +17,9 @@ from textgym import prompts as prompt_sources
 from textgym import scorers, tokenizers
 from textgym.film_reviews import film_reviews
 from textgym.scorers import NgramClassifier
+from textgym.task import PromptSource
 
+from .. import choices as choices_of
 from ..play import AnyVectorEnv
 from ..sft import Sequences, pad_sequences
 from .choices import Text
@@ -31,8 +33,8 @@ class Material(NamedTuple):
 
     name: str
     tokenizer: textgym.Tokenizer
-    train_prompts: Any  # a PromptSource
-    heldout_prompts: Any
+    train_prompts: PromptSource
+    heldout_prompts: PromptSource
     scorer: textgym.Scorer
     gold: textgym.Scorer | None  # measured, never paid
     gold_name: str
@@ -83,7 +85,7 @@ def _of_film_reviews(choices: Text, seed: int) -> Material:
         tokenizer=tokenizer,
         train_prompts=prompt_sources.split(prompts, "train"),
         heldout_prompts=prompt_sources.split(prompts, "test"),
-        scorer=scorers.make(choices.scorer or "sentiment"),
+        scorer=_scorer(choices.scorer or "sentiment"),
         gold=scorers.make("film_grammar"),
         gold_name="grammatical",
         train_texts=sample(NUM_REVIEWS),
@@ -96,7 +98,9 @@ def _of_film_reviews(choices: Text, seed: int) -> Material:
 
 
 def _of_file(choices: Text, path: Path) -> Material:
-    source = prompt_sources.load_file(path, _column(choices.text_column), _column(choices.label_column))
+    source: PromptSource = prompt_sources.load_file(path, _column(choices.text_column), _column(choices.label_column))
+    train: PromptSource
+    heldout: PromptSource
     if choices.heldout is not None:
         train, heldout = source, prompt_sources.load_file(choices.heldout, _column(choices.text_column), _column(choices.label_column))
     else:
@@ -126,6 +130,14 @@ def _of_file(choices: Text, path: Path) -> Material:
     )
 
 
+def _scorer(spelling: str) -> textgym.Scorer:
+    """Return the scorer that "name", "name(argument=value, ...)" or "module:function" spells."""
+    name, args, kwargs = choices_of.call_of(spelling)
+    if args:
+        raise ValueError(f"{spelling!r}: name the arguments of a scorer, as in length(target=12).")
+    return scorers.make(choices_of.imported(name, "scorer") if ":" in name else {"name": name, **kwargs})
+
+
 def _column(name: str | None) -> str | int | None:
     return int(name) if name is not None and name.isdigit() else name
 
@@ -138,20 +150,20 @@ def _tokenizer(choices: Text, texts: Sequence[str]) -> textgym.Tokenizer:
     return tokenizers.make(Path(choices.tokenizer))
 
 
-def _judges(choices: Text, train: Any, heldout: Any) -> tuple[textgym.Scorer, textgym.Scorer | None, list[str]]:
+def _judges(choices: Text, train: PromptSource, heldout: PromptSource) -> tuple[textgym.Scorer, textgym.Scorer | None, list[str]]:
     """Return who pays, who is only measured, and what is to be said of them."""
     if choices.label_column is None:
         if choices.scorer is None:
             raise ValueError("Who judges the text? Give --label-column (a classifier is trained on half of the labels), or --scorer NAME.")
-        return scorers.make(choices.scorer), None, []
+        return _scorer(choices.scorer), None, []
     halves = [NgramClassifier.train(*_labelled(train, half)) for half in (0, 1)]
     accuracies = [classifier.accuracy(*_labelled(heldout)) for classifier in halves]
     notes = [f"classifier of one half of the labels, which pays: accuracy {accuracies[0]:.3f} on the held-out texts"]
     notes += [f"classifier of the other half, which is only measured: accuracy {accuracies[1]:.3f}"]
-    return (halves[0] if choices.scorer is None else scorers.make(choices.scorer)), halves[1], notes
+    return (halves[0] if choices.scorer is None else _scorer(choices.scorer)), halves[1], notes
 
 
-def _labelled(source: Any, half: int | None = None) -> tuple[list[str], list[int]]:
+def _labelled(source: PromptSource, half: int | None = None) -> tuple[list[str], list[int]]:
     """Return texts and labels: all, or every other one from `half` on."""
     prompts = [source[i] for i in range(len(source))][slice(half, None, None if half is None else 2)]
     labels = [str(prompt.data["label"]) for prompt in prompts]

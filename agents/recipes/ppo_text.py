@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from .choices import PPOText, to_json
 from .material import Material, gather
 from .measure import Measured, measure
 
+WARMUP_MODEL = "warmup_model"
 NUM_SHOWN = 6  # prompts continued before and after
 EXPLAINED = {
     "score": "mean score, which is paid",
@@ -42,6 +44,10 @@ EXPLAINED = {
     "distinct_2": "share of different bigrams",
     "length": "tokens generated",
 }
+
+
+class JobError(ValueError):
+    """A job that cannot be begun: what is wrong with what it was told, and what to do."""
 
 
 class Outcome(NamedTuple):
@@ -67,22 +73,25 @@ def train(job: PPOText, *, resume: bool = False) -> Outcome | None:
         torch.set_num_threads(job.threads)
     disable_progress_bar()  # the library's own bars would break into ours
     console = Console(quiet=job.quiet, highlight=False)
-    material = gather(job.text, job.seed)
-    folder = job.folder or Path("runs") / f"ppo-{material.name}-seed{job.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    _open_folder(folder, job, resume)
+    with _refusing():
+        material = gather(job.text, job.seed)
+        folder = job.folder or Path("runs") / f"ppo-{material.name}-seed{job.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+        judge, env = material.environment(job.num_eval, heldout=True), material.environment(job.num_envs)
+        policy, warm = _language_model(job, material, folder / WARMUP_MODEL, resume)
+        if not resume:
+            _open_folder(folder, job)
     for note in material.notes:
         console.print(note)
-    policy = _warmed_up(job, material, folder, console, resume)
-    if policy is None:
+    console.print(f"model: {type(policy.model).__name__}, {sum(p.numel() for p in policy.model.parameters()):,} weights, on {torch.get_num_threads()} threads")
+    if not warm and not _warm_up(job, material, policy, folder):
         return None
     nats = sft.next_token_nats(policy, material.heldout_texts)
     bound = f"; no model can go below {material.entropy_rate:.3f}, the text's entropy rate" if material.entropy_rate is not None else ""
     console.print(f"warm-up model: {nats:.3f} nats a token on held-out texts{bound}")
     reference = frozen_copy(policy)
-    judge = material.environment(job.num_eval, heldout=True)
     before = _measure(judge, reference, reference, material, np.random.default_rng([job.seed, 2]))
     run = ppo.train(
-        material.environment(job.num_envs),
+        env,
         policy,
         job.ppo,
         seed=job.seed,
@@ -112,26 +121,34 @@ def frozen_copy(policy: CausalLMPolicy) -> CausalLMPolicy:
     return reference
 
 
-def _open_folder(folder: Path, job: PPOText, resume: bool) -> None:
-    if resume:
-        return
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what is wrong with a job's choices into a `JobError`; what goes wrong later is no fault of theirs."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        raise JobError(str(error)) from error
+
+
+def _open_folder(folder: Path, job: PPOText) -> None:
     with new_folder(folder) as temporary:
         write_json(temporary / "config.json", to_json(replace(job, folder=folder)))
 
 
-def _warmed_up(job: PPOText, material: Material, folder: Path, console: Console, resume: bool) -> CausalLMPolicy | None:
-    """Return the language model that PPO starts from, trained on the texts unless the folder already has it."""
-    kept = folder / "warmup_model"
+def _language_model(job: PPOText, material: Material, kept: Path, resume: bool) -> tuple[CausalLMPolicy, bool]:
+    """Return the language model to begin with, and whether it is warmed up already."""
     vocab_size = material.tokenizer.vocab_size
     if resume and kept.is_dir():
-        return CausalLMPolicy.load(kept, vocab_size)
+        return CausalLMPolicy.load(kept, vocab_size), True
     if job.model.model is not None:
         with seeded(job.seed):
-            policy = CausalLMPolicy(load_model(job.model.model), vocab_size)
-    else:
-        size = job.model
-        policy = small_gpt2(vocab_size, material.tokenizer.eos_id, material.num_positions, size.width, size.layers, size.heads, seed=job.seed)
-    console.print(f"model: {type(policy.model).__name__}, {sum(p.numel() for p in policy.model.parameters()):,} weights, on {torch.get_num_threads()} threads")
+            return CausalLMPolicy(load_model(job.model.model), vocab_size), False
+    size = job.model
+    return small_gpt2(vocab_size, material.tokenizer.eos_id, material.num_positions, size.width, size.layers, size.heads, seed=job.seed), False
+
+
+def _warm_up(job: PPOText, material: Material, policy: CausalLMPolicy, folder: Path) -> bool:
+    """Train the language model on the texts and keep it; return False if Ctrl-C came."""
     run = sft.train(
         policy,
         material.train_texts,
@@ -143,10 +160,10 @@ def _warmed_up(job: PPOText, material: Material, folder: Path, console: Console,
         quiet=job.quiet,
     )
     if run.interrupted:
-        return None
-    with new_folder(kept) as temporary:
+        return False
+    with new_folder(folder / WARMUP_MODEL) as temporary:
         policy.save(temporary)
-    return policy
+    return True
 
 
 def _measure(env: AnyVectorEnv, policy: CausalLMPolicy, reference: CausalLMPolicy, material: Material, generator: np.random.Generator) -> Measured:

@@ -27,11 +27,14 @@ class LanguageModel(Protocol):
     def next_token_logits(self, tokens: Tensor) -> Tensor:
         """Return logits [B, W, V] of tokens [B, W]."""
 
-    def parameters(self) -> Any: ...
+    def parameters(self) -> Any:
+        """Return what an optimiser may change."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights by name."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Put the weights back."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,9 @@ class Sequences(NamedTuple):
 
 def pad_sequences(sequences: Sequence[Sequence[int]], max_tokens: int) -> Sequences:
     """Return sequences side by side, each cut after `max_tokens`; those of fewer than two tokens teach nothing and are left out."""
-    kept = [list(sequence[:max_tokens]) for sequence in sequences if len(sequence) > 1]
+    kept = [cut for cut in (list(sequence[:max_tokens]) for sequence in sequences) if len(cut) > 1]
     if not kept:
-        raise ValueError(f"None of the {len(sequences)} sequences has two tokens or more; there is no next token to learn.")
+        raise ValueError(f"None of the {len(sequences)} sequences has two tokens or more (max_tokens={max_tokens}); there is no next token to learn.")
     lengths = np.array([len(sequence) for sequence in kept], dtype=np.int64)
     tokens = np.zeros((len(kept), int(lengths.max())), dtype=np.int64)
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate([np.asarray(s, dtype=np.int64) for s in kept])
@@ -105,7 +108,7 @@ def train(
             batch = generator.integers(len(sequences.tokens), size=config.batch_size)
             loss = _nats(policy, Sequences(sequences.tokens[batch], sequences.lengths[batch]))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(list(policy.parameters()), config.max_grad_norm)
             optimizer.step()
             metrics = {"loss": float(loss.detach())}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from .. import prompts as prompt_sources
 from .. import scorers, tokenizers

@@ -1,0 +1,162 @@
+"""How fast TextGen-v0 is, in tokens a second on one thread: `python -m benchmarks.environment`.
+
+Random tokens drawn beforehand, real prompts, ends and rewards. The ways of playing take turns in slices of time, and the median slice counts.
+A step that only resets a row (NEXT_STEP) is no token.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+import textgym  # noqa: F401 (registers the suite)
+from agents.files import write_json
+
+from .machine import describe, print_table
+
+ID = "TextGen-v0"
+BARS = {"native": 10e6, "native with text": 5e6, "single": 110e3}  # tokens a second; the native ones at 1,024 rows
+STEPS = 48  # of one call of a player: two budgets of tokens, so that every slice sees ends
+BLOCKS = 10  # of random actions drawn beforehand, played in turn
+
+Player = Callable[[], int]  # plays on for STEPS steps and returns how many tokens it wrote
+
+
+@dataclass(frozen=True)
+class Args:
+    """Measure the speed of TextGen-v0."""
+
+    num_envs: int = 1024
+    """rows of the native vector environment"""
+    seconds: float = 2.0
+    """how long each way of playing is measured, in all"""
+    rounds: int = 7
+    """slices that this time is cut into; the median counts"""
+    json: Path | None = None
+    """also write the figures to this file"""
+
+
+class Way(NamedTuple):
+    """A way of playing: what it is called, how it plays, and the bar it is held to."""
+
+    name: str
+    player: Player
+    bar: float | None
+
+
+class Figure(NamedTuple):
+    """What was measured of a way."""
+
+    name: str
+    tokens_per_second: int
+    bar: float | None
+    met: bool | None  # None where there is no bar
+
+    def cells(self) -> list[str]:
+        """Return its line of the table."""
+        held = ["", ""] if self.bar is None else [f"{self.bar:,.0f}", "yes" if self.met else "NO"]
+        return [self.name, f"{self.tokens_per_second:,}", *held]
+
+
+def vector_player(env: VectorEnv[Any, Any, Any]) -> Player:
+    """Return a player of a vector environment in its own autoreset mode."""
+    mode, n = env.metadata["autoreset_mode"], env.num_envs
+    blocks = cycle(np.random.default_rng(0).integers(env.single_action_space.n, size=(BLOCKS, STEPS, n)))  # type: ignore[attr-defined]
+    env.reset(seed=0)
+    over = np.zeros(n, dtype=np.bool_)
+
+    def play() -> int:
+        nonlocal over
+        tokens = n * STEPS
+        for row in next(blocks):
+            if mode is AutoresetMode.NEXT_STEP:
+                tokens -= int(np.count_nonzero(over))
+            _, _, terminated, truncated, _ = env.step(row)
+            over = terminated | truncated
+            if mode is AutoresetMode.DISABLED and over.any():
+                env.reset(options={"reset_mask": over})
+        return tokens
+
+    return play
+
+
+def single_player(env: gym.Env[Any, Any]) -> Player:
+    """Return a player of a single environment."""
+    blocks = cycle(np.random.default_rng(0).integers(env.action_space.n, size=(BLOCKS, STEPS)).tolist())  # type: ignore[attr-defined]
+    env.reset(seed=0)
+
+    def play() -> int:
+        for action in next(blocks):
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+        return STEPS
+
+    return play
+
+
+def ways(num_envs: int) -> list[Way]:
+    """Return every way of playing that is measured."""
+    found = []
+    for kind, with_text in (("native", False), ("native with text", True)):
+        for mode in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED):
+            env = gym.make_vec(ID, num_envs=num_envs, autoreset_mode=mode.value, info_text=with_text)
+            found.append(Way(f"{kind}, {num_envs} rows, {mode.name}", vector_player(env), BARS[kind] if num_envs == 1024 else None))
+    found.append(Way("SyncVectorEnv, 64 rows, NEXT_STEP", vector_player(SyncVectorEnv([lambda: gym.make(ID)] * 64)), None))
+    found.append(Way("single, gym.make", single_player(gym.make(ID)), BARS["single"]))
+    return found
+
+
+def speeds(players: Mapping[str, Player], seconds: float, rounds: int) -> dict[str, float]:
+    """Return the median speed of each player in tokens a second; they take turns."""
+    seen: dict[str, list[float]] = {name: [] for name in players}
+    for player in players.values():
+        player()
+    for _ in range(rounds):
+        for name, player in players.items():
+            seen[name].append(_speed(player, seconds / rounds))
+    return {name: statistics.median(slices) for name, slices in seen.items()}
+
+
+def _speed(player: Player, seconds: float) -> float:
+    began, tokens, elapsed = time.perf_counter(), 0, 0.0
+    while elapsed < seconds:
+        tokens += player()
+        elapsed = time.perf_counter() - began
+    return tokens / elapsed
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Measure, print, write and return the figures."""
+    machine = describe("numpy", "gymnasium")
+    chosen = ways(args.num_envs)
+    found = speeds({way.name: way.player for way in chosen}, args.seconds, args.rounds)
+    figures = [Figure(way.name, round(found[way.name]), way.bar, None if way.bar is None else found[way.name] >= way.bar) for way in chosen]
+    print(machine)
+    columns = ["way", "tokens/s", "bar", "met"]
+    print_table(f"{ID}, one thread, medians of {args.rounds} slices", columns, [figure.cells() for figure in figures])
+    report = {
+        "machine": machine,
+        "num_envs": args.num_envs,
+        "seconds": args.seconds,
+        "rounds": args.rounds,
+        "figures": [figure._asdict() for figure in figures],
+    }
+    if args.json is not None:
+        write_json(args.json, report)
+    return report
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Args))

@@ -1,0 +1,1 @@
+"""Other people's agents on our environments, used as their own documentation says."""

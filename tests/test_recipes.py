@@ -1,0 +1,262 @@
+"""The whole job of `python -m agents ppo`: material, run folder, resume, errors, and the command line itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agents import ppo, sft
+from agents.advantages import GAE, NStep
+from agents.policies import CausalLMPolicy, small_gpt2
+from agents.recipes import JobError, Model, PPOText, Text, train
+from agents.recipes.choices import from_json, to_json
+from agents.recipes.material import gather
+from agents.recipes.measure import distinct_n
+from textgym import tokenizers
+
+SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
+ROOT = Path(__file__).parents[1]
+
+SUBJECTS, VERBS, VERDICTS = ("it", "this film", "the plot"), ("is", "was", "seems"), (("good", 1), ("great fun", 1), ("bad", 0), ("no fun", 0))
+LABELLED = [f"{subject} {verb} {word} .\t{label}" for subject in SUBJECTS for verb in VERBS for word, label in VERDICTS]
+
+
+def tiny(folder: Path | None, **changes: object) -> PPOText:
+    """Return a job of a few seconds."""
+    job = PPOText(
+        text=Text(max_new_tokens=6),
+        model=Model(width=16, layers=1, heads=2),
+        warmup=sft.Config(num_updates=4, batch_size=8, evaluate_every=2),
+        ppo=ppo.Config(total_timesteps=6 * 8 * 6, num_steps=6, kl_coef=0.05, kl_target=1.0, kl_horizon=20),
+        num_envs=8,
+        num_eval=16,
+        evaluate_every=2,
+        save_every=1,
+        threads=1,
+        quiet=True,
+        folder=folder,
+    )
+    return replace(job, **changes)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.tsv"
+    path.write_text("\n".join(LABELLED + LABELLED[:1] + LABELLED) + "\n")
+    return path
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def test_a_run_leaves_all_that_was_promised(tmp_path: Path) -> None:
+    outcome = train(tiny(tmp_path / "run"))
+    assert outcome is not None
+    folder = tmp_path / "run"
+    assert outcome.after is not None
+    assert {"score", "gold", "kl", "eos", "distinct", "distinct_2", "length"} <= outcome.after.keys()
+    assert outcome.before["kl"] == pytest.approx(0.0, abs=1e-5), "the policy begins as the reference"
+    assert len(rows_of(folder)) == 6
+    logged = {"return", "kl", "kl_coef", "entropy", "value_error"} | {f"eval/{name}" for name in ("score", "gold", "kl", "eos", "distinct")}
+    assert logged <= rows_of(folder)[-1].keys()
+    for name in ("config.json", "evaluation.json", "samples.md", "learning_curve.png", "tensorboard", "policy/model.safetensors"):
+        assert (folder / name).exists(), name
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".")], "a temporary file was left behind"
+    assert (folder / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+    assert from_json(json.loads((folder / "config.json").read_text())) == tiny(folder)
+
+
+def test_a_saved_policy_is_a_transformers_folder(tmp_path: Path) -> None:
+    outcome = train(tiny(tmp_path / "run"))
+    assert outcome is not None
+    folder = tmp_path / "run" / "policy"
+    ours, tokenizer = CausalLMPolicy.load(folder), tokenizers.load(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    text = "the plot was dull , but"
+    ids = torch.tensor([tokenizer.encode(text)])
+    assert AutoTokenizer.from_pretrained(folder, local_files_only=True)(text)["input_ids"] == ids[0].tolist()
+    torch.testing.assert_close(theirs(ids).logits, ours.next_token_logits(ids))
+    observation = np.array([tokenizer.encode(text)])
+    assert ours.value(observation) == outcome.policy.value(observation), "the value head was lost"
+
+
+def test_law_6_killed_after_a_checkpoint_and_resumed(tmp_path: Path) -> None:
+    whole, killed = train(tiny(tmp_path / "whole")), train(tiny(tmp_path / "killed"))
+    assert whole is not None
+    assert killed is not None
+    shutil.rmtree(max((tmp_path / "killed" / "checkpoints").iterdir()))  # as if the end had never been reached
+    shutil.rmtree(tmp_path / "killed" / "policy")
+    resumed = train(tiny(tmp_path / "killed"), resume=True)
+    assert resumed is not None
+    assert resumed.after == whole.after
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_law_6_through_a_real_interrupt(tmp_path: Path) -> None:
+    arguments = ["--num-envs", "8", "--num-eval", "16", "--num-steps", "6", "--total-timesteps", str(48 * 60), "--warmup.num-updates", "3"]
+    arguments += ["--width", "16", "--layers", "1", "--heads", "2", "--threads", "1", "--save-every", "1", "--evaluate-every", "20"]
+
+    def start(folder: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "agents", "ppo", *arguments, "--folder", str(folder)]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    whole, stopped = start(tmp_path / "whole"), start(tmp_path / "stopped")
+    deadline = time.monotonic() + 120
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        assert time.monotonic() < deadline
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.005)
+    stopped.send_signal(signal.SIGINT)
+    output = stopped.communicate(timeout=60)[0]
+    assert stopped.returncode == 1, output
+    assert whole.wait(timeout=120) == 0
+    before = len(rows_of(tmp_path / "stopped"))
+    assert before < 60, "it was not stopped"
+    again = subprocess.run([sys.executable, "-m", "agents", "resume", str(tmp_path / "stopped")], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["bpe", "words"])
+def test_a_file_of_labelled_texts(tmp_path: Path, labelled: Path, kind: str) -> None:
+    text = Text(data=labelled, heldout=labelled, text_column="0", label_column="1", tokenizer=kind, vocab_size=300, prompt_tokens=2, max_new_tokens=6)
+    material = gather(text, seed=0)
+    assert material.heldout_prompts[0].text.strip() == LABELLED[0].split("\t")[0][: len(material.heldout_prompts[0].text.strip())]
+    assert "accuracy 1.000" in material.notes[1]
+    outcome = train(tiny(tmp_path / "run", text=text))
+    assert outcome is not None
+    assert outcome.after is not None
+    assert 0 <= outcome.after["gold"] <= 1
+    assert (tmp_path / "run" / "policy" / "tokenizer.json").exists()
+
+
+def test_a_local_model_and_tokenizer_in_place_of_the_built_ones(tmp_path: Path, labelled: Path) -> None:
+    texts = [line.split("\t")[0] for line in LABELLED]
+    tokenizer = tokenizers.train_bpe(texts, 280)
+    tokenizers.save(tokenizer, tmp_path / "tokenizer")
+    small_gpt2(tokenizer.vocab_size, tokenizer.eos_id, 16, 16, 1, 2).model.save_pretrained(tmp_path / "model")
+    text = Text(data=labelled, text_column="0", scorer="length(target=4)", tokenizer=str(tmp_path / "tokenizer"), prompt_tokens=2, max_new_tokens=6)
+    outcome = train(tiny(tmp_path / "run", text=text, model=Model(model=tmp_path / "model")))
+    assert outcome is not None
+    assert outcome.policy.model.config.n_positions == 16
+    other = replace(text, tokenizer="bpe", vocab_size=tokenizer.vocab_size + 40)
+    (tmp_path / "more.txt").write_text("\n".join(f"many other words {i} zig zag" for i in range(50)))
+    with pytest.raises(JobError, match=r"tokenizer has \d+ ids, the model embeds \d+.*resize_token_embeddings"):
+        train(tiny(tmp_path / "no", text=replace(other, data=tmp_path / "more.txt", text_column=None), model=Model(model=tmp_path / "model")))
+    assert not (tmp_path / "no").exists(), "a run folder was left behind by a job that could not begin"
+
+
+def test_choices_go_through_json() -> None:
+    job = PPOText(ppo=ppo.Config(advantage=NStep(gamma=0.9, n=3), kl_coef=0.1), text=Text(scorer="length"), seed=3)
+    data = json.loads(json.dumps(to_json(job)))
+    assert data["ppo"]["advantage"] == {"name": "n_step", "gamma": 0.9, "n": 3}
+    assert from_json(data) == job
+    with pytest.raises(ValueError, match="not of 'ppo'"):
+        from_json({"command": "sft"})
+    with pytest.raises(ValueError, match="does not fit"):
+        from_json({**data, "sed": 1})
+
+
+def test_distinct_n_by_hand() -> None:
+    assert distinct_n([[1, 2, 1, 2], [1, 2]], 2) == 2 / 4  # 12 21 12 | 12
+    assert distinct_n([[1]], 2) == 0.0
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"data": Path("nowhere.txt"), "scorer": "length"}, "nowhere.txt"),
+            ({"scorer": "sentimen"}, "sentiment"),
+        ],
+    )
+    def test_material_that_cannot_be_gathered(self, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+        with pytest.raises(JobError, match=message):
+            train(tiny(tmp_path / "run", text=Text(**changes)))
+        assert not (tmp_path / "run").exists()
+
+    def test_empty_file_unjudged_file_and_wrong_labels(self, tmp_path: Path, labelled: Path) -> None:
+        (tmp_path / "empty.txt").write_text("\n")
+        with pytest.raises(JobError, match=r"empty\.txt"):
+            train(tiny(tmp_path / "run", text=Text(data=tmp_path / "empty.txt", scorer="length")))
+        with pytest.raises(JobError, match="--label-column"):
+            train(tiny(tmp_path / "run", text=Text(data=labelled)))
+        with pytest.raises(JobError, match="label must be 0 or 1"):
+            train(tiny(tmp_path / "run", text=Text(data=labelled, text_column="0", label_column="0")))
+
+    def test_a_folder_that_is_in_use(self, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "precious").write_text("mine")
+        with pytest.raises(JobError, match="run"):
+            train(tiny(tmp_path / "run"))
+        assert (tmp_path / "run" / "precious").read_text() == "mine"
+
+    def test_the_command_line_says_it_in_a_line(self, tmp_path: Path) -> None:
+        environment = {**os.environ, "COLUMNS": "200"}
+
+        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "agents", *arguments]
+            return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment)
+
+        missing = run("ppo", "--data", str(tmp_path / "none.txt"), "--scorer", "length")
+        assert missing.returncode == 1
+        assert missing.stderr.startswith("error:")
+        assert "none.txt" in missing.stderr
+        assert "Traceback" not in missing.stderr
+        unknown = run("ppo", "--advantage", "gea(gamma=1.0)")
+        assert unknown.returncode == 2
+        assert "gae" in unknown.stdout + unknown.stderr
+        assert run("resume", str(tmp_path)).returncode == 1
+        helped = run("ppo", "--help")
+        assert helped.returncode == 0
+        assert "--prompt-tokens" in helped.stdout
+        assert GAE.__name__.lower() in helped.stdout
+
+
+@pytest.mark.slow
+def test_the_default_run_in_short_form_learns() -> None:
+    from benchmarks.text import Choices, run_seeds
+
+    outcome = run_seeds(Choices(seeds=1, short=True))[0]
+    assert outcome.after is not None
+    assert outcome.warmup_nats - (outcome.entropy_rate or 0) < 0.1
+    assert outcome.after["score"] > outcome.before["score"] + 0.3
+    assert outcome.after["kl"] < 6
+
+
+@pytest.mark.slow
+def test_the_default_run_meets_its_bars() -> None:
+    from benchmarks.text import FILM_BARS, Choices, run_seeds
+
+    outcome = run_seeds(Choices(seeds=1))[0]
+    missed = [bar.name for bar in FILM_BARS if bar.name != "seconds" and not bar.holds(bar.figure(outcome))]
+    assert not missed
+
+
+@pytest.mark.slow
+def test_sst2_in_short_form_learns() -> None:
+    if not SST2.is_dir():
+        pytest.skip("needs SST-2 (../shared/data/sst2), which is not shipped")
+    from benchmarks.text import Choices, run_seeds
+
+    outcome = run_seeds(Choices(seeds=1, sst2=SST2, short=True))[0]
+    assert outcome.after is not None
+    assert outcome.after["score"] > outcome.before["score"] + 0.1
+    assert outcome.after["gold"] > outcome.before["gold"] + 0.05
