@@ -75,16 +75,19 @@ def n_step_returns(rewards: FloatArray, next_values: FloatArray, terminated: Boo
 
         G_t = r_t + gamma r_{t+1} + ... + gamma^(n-1) r_{t+n-1} + gamma^n V(s_{t+n}),  cut short at an end
 
-    Sutton & Barto 2018, equation 7.1. The sum is the difference of two full returns, so that the time does not grow with n.
+    Sutton & Barto 2018, equation 7.1. The sum is the difference of two full returns, so that the time hardly grows with n.
     Raises `ValueError` if the shapes differ or n < 1.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}.")
     returns = monte_carlo_returns(rewards, next_values, terminated, truncated, gamma)
-    ended = np.cumsum(terminated | truncated, axis=0)  # [T, N] ends up to and including t
-    ended = np.concatenate([np.zeros_like(ended[:1]), ended])
-    whole = ended[n:-1] == ended[: -n - 1]  # [T-n, N] no end among t .. t+n-1, so that t+n is the same episode
-    returns[:-n] += np.where(whole, gamma**n * (next_values[n - 1 : -1] - returns[n:]), 0.0)
+    cut, width = terminated | truncated, 1  # [T-width+1, N] an end among t .. t+width-1
+    while width < n:
+        step = min(width, n - width)
+        cut, width = cut[:-step] | cut[step:], width + step
+    beyond = np.where(cut[:-1], 0.0, next_values[n - 1 : -1] - returns[n:])  # [T-n, N] where t+n is the same episode
+    beyond *= gamma**n
+    returns[:-n] += beyond
     return returns
 
 
@@ -178,7 +181,7 @@ ADVANTAGES: dict[str, type[Any]] = {"monte_carlo": MonteCarlo, "td": TD, "n_step
 
 
 def estimate(advantage: Advantage, rollout: Rollout) -> Estimate:
-    """Call `advantage` and return a checked estimate [T, N], 0 where the rollout is not valid.
+    """Call `advantage` and return a checked estimate [T, N], 0 where the rollout is not valid (its own arrays where all is).
 
     Raises `TypeError` if it does not give two arrays, `ValueError` if their shape is not [T, N] or a valid step is not finite.
     """

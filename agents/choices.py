@@ -160,6 +160,6 @@ def _name_of(choice: Any, known: Registry) -> str:
             return name
     target = type(choice) if dataclasses.is_dataclass(choice) and not isinstance(choice, type) else choice
     name = f"{getattr(target, '__module__', None)}:{getattr(target, '__qualname__', None)}"
-    if name.startswith("__main__:") or "<" in name or "None" in name.split(":") or _import(name, "object") is not target:
+    if name.startswith("__main__:") or "<" in name or "None" in name.split(":") or imported(name, "object") is not target:
         raise ValueError(f"{choice!r} has no importable name; define it at the top level of a module, or put its class in the registry.")
     return name

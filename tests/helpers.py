@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from textgym.episodes import TextCore
 from textgym.prompts import ListPrompts
 from textgym.task import Completions, Task
 from textgym.tokenizers import WordTokenizer
+
+if TYPE_CHECKING:
+    from agents.policies import CausalLMPolicy
 
 WORDS = ("<eos>", "a", "b", "c", "d", "e")
 PROMPTS = ("a", "b c", "a b c", "e d", "c", "d d d")
@@ -59,3 +62,14 @@ class SmallCore:
 
     def __call__(self, num_rows: int) -> TextCore:
         return TextCore(small_task(**self.changes), num_rows)
+
+
+def tiny_language_model(seed: int = 0, positions: int = 8) -> CausalLMPolicy:
+    """Return a policy for `small_task` on one layer of GPT-2, 16 wide (torch is imported here: many tests need none)."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from agents.policies import CausalLMPolicy, seeded
+
+    sizes = {"vocab_size": len(WORDS), "n_positions": positions, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    with seeded(seed):
+        return CausalLMPolicy(GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.1, bos_token_id=0, eos_token_id=0)), len(WORDS))

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from helpers import PROMPTS, WORDS, SmallCore
+from helpers import PROMPTS, WORDS, SmallCore, tiny_language_model
 
 from agents.advantages import GAE, MonteCarlo, estimate
 from agents.play import Played, begin, collect, evaluate, log_probs_under
 from agents.policies import Acted, CausalLMPolicy, Evaluated, MLPPolicy, seeded
-from agents.policies.causal_lm import small_gpt2
 from agents.rollout import Rollout
 from textgym import GymEnv, GymVectorEnv
 from textgym.core import Step, Streams
@@ -320,7 +319,7 @@ def test_evaluation_plays_exactly_the_prompts_asked_for(mode: AutoresetMode) -> 
 
 
 def text_policy() -> CausalLMPolicy:
-    policy = small_gpt2(len(WORDS), 0, 8, width=16, layers=1, heads=2, seed=3).double()
+    policy = tiny_language_model(3).double()
     with torch.no_grad():
         policy.value_head.weight[:] = torch.linspace(-1, 1, 16)
     return policy

@@ -151,7 +151,7 @@ def test_a_local_model_and_tokenizer_in_place_of_the_built_ones(tmp_path: Path, 
     texts = [line.split("\t")[0] for line in LABELLED]
     tokenizer = tokenizers.train_bpe(texts, 280)
     tokenizers.save(tokenizer, tmp_path / "tokenizer")
-    small_gpt2(tokenizer.vocab_size, tokenizer.eos_id, 16, 16, 1, 2).model.save_pretrained(tmp_path / "model")
+    small_gpt2(tokenizer.vocab_size, 16, eos_id=tokenizer.eos_id, width=16, layers=1, heads=2).model.save_pretrained(tmp_path / "model")
     text = Text(data=labelled, text_column="0", scorer="length(target=4)", tokenizer=str(tmp_path / "tokenizer"), prompt_tokens=2, max_new_tokens=6)
     outcome = train(tiny(tmp_path / "run", text=text, model=Model(model=tmp_path / "model")))
     assert outcome is not None

@@ -131,6 +131,13 @@ def take_rows(state: Mapping[str, NDArray[Any]], rows: IntArray) -> dict[str, ND
     return {key: np.asarray(value)[rows] for key, value in state.items()}
 
 
+class RenderModeError(ValueError, TypeError):
+    """A drawing that this task does not know.
+
+    A TypeError too: Stable-Baselines3's `make_vec_env` asks every id for "rgb_array", and takes a TypeError for a polite no.
+    """
+
+
 def make_core(core: str | CoreFactory, num_rows: int, options: dict[str, Any]) -> Core:
     """Return the core of a factory, or of the factory that "module:name" names."""
     if isinstance(core, str):
@@ -142,9 +149,9 @@ def make_core(core: str | CoreFactory, num_rows: int, options: dict[str, Any]) -
 
 
 def checked_render_mode(core: Core, render_mode: str | None) -> str | None:
-    """Return `render_mode`; raises `ValueError` if the core cannot draw it."""
+    """Return `render_mode`; raises `RenderModeError` if the core cannot draw it."""
     if render_mode is not None and render_mode not in core.render_modes:
-        raise ValueError(f"render_mode {render_mode!r} is not one of {list(core.render_modes)}.")
+        raise RenderModeError(f"render_mode {render_mode!r} is not one of {list(core.render_modes)}.")
     return render_mode
 
 

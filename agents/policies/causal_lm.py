@@ -248,8 +248,13 @@ class CausalLMPolicy(nn.Module):
         return policy
 
 
-def small_gpt2(vocab_size: int, eos_id: int, num_positions: int, width: int = 64, layers: int = 2, heads: int = 4, *, seed: int = 0) -> CausalLMPolicy:
-    """Return a policy on an untrained GPT-2 of that size, its weights drawn from `seed`."""
+def small_gpt2(
+    vocab_size: int, num_positions: int, *, eos_id: int | None = None, width: int = 64, layers: int = 2, heads: int = 4, seed: int = 0
+) -> CausalLMPolicy:
+    """Return a policy on an untrained GPT-2 of that size, its weights drawn from `seed`.
+
+    `eos_id` is written into the model's configuration, where `generate` of `transformers` looks for it.
+    """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(

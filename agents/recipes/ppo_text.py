@@ -143,8 +143,9 @@ def _language_model(job: PPOText, material: Material, kept: Path, resume: bool) 
     if job.model.model is not None:
         with seeded(job.seed):
             return CausalLMPolicy(load_model(job.model.model), vocab_size), False
-    size = job.model
-    return small_gpt2(vocab_size, material.tokenizer.eos_id, material.num_positions, size.width, size.layers, size.heads, seed=job.seed), False
+    size, eos_id = job.model, material.tokenizer.eos_id
+    policy = small_gpt2(vocab_size, material.num_positions, eos_id=eos_id, width=size.width, layers=size.layers, heads=size.heads, seed=job.seed)
+    return policy, False
 
 
 def _warm_up(job: PPOText, material: Material, policy: CausalLMPolicy, folder: Path) -> bool:

@@ -78,7 +78,7 @@ def checked() -> None:
 
 def trained(seed: int, steps: int) -> tuple[PPO, float]:
     """Return a model after `steps` steps, and the seconds that they took."""
-    env = make_vec_env(lambda: gym.make(ID), n_envs=8, seed=seed)  # by the id alone it would insist on render_mode="rgb_array"
+    env = make_vec_env(ID, n_envs=8, seed=seed)
     model = PPO("MlpPolicy", env, n_steps=128, gamma=1.0, seed=seed, device="cpu")
     began = time.perf_counter()
     model.learn(steps)
@@ -87,7 +87,7 @@ def trained(seed: int, steps: int) -> tuple[PPO, float]:
 
 def held_out_score(model: Any, episodes: int) -> Score:
     """Return the mean score of sampled continuations of held-out prompts, the same prompts for every model."""
-    env = make_vec_env(lambda: gym.make(ID, split="test"), n_envs=8, seed=HELD_OUT_SEED)
+    env = make_vec_env(ID, n_envs=8, seed=HELD_OUT_SEED, env_kwargs={"split": "test"})
     returns, _ = evaluate_policy(model, env, n_eval_episodes=episodes, deterministic=False, return_episode_rewards=True)
     mean, margin = float(np.mean(returns)), 1.96 * float(np.std(returns, ddof=1)) / len(returns) ** 0.5
     return Score(mean, mean - margin, mean + margin)
