@@ -82,17 +82,11 @@ def collect(
     Windows cut episodes at their borders: they are for estimators that bootstrap. Whole episodes are for those that do
     not; `position` must then be fresh (`begin`), and a row that has its quota goes on with `valid` false until all have.
     """
-    if (num_steps is None) == (episodes_per_row is None):
-        raise ValueError("collect() takes either num_steps or episodes_per_row.")
-    if (num_steps or episodes_per_row or 0) < 1:
-        raise ValueError(f"There is nothing to play: num_steps={num_steps}, episodes_per_row={episodes_per_row}; give at least 1.")
-    if episodes_per_row is not None and not position.starts.all():
-        raise ValueError("Whole episodes begin at a reset: pass collect(..., position=begin(env, policy)) with episodes_per_row.")
+    quota = _checked_quota(position, num_steps, episodes_per_row)
     num_rows = len(position.starts)
     steps: list[dict[str, Any]] = []
     last_values: list[FloatArray] = []
     finished = np.zeros(num_rows, dtype=np.int64)
-    quota = np.inf if episodes_per_row is None else episodes_per_row
     while len(steps) < num_steps if num_steps is not None else bool((finished < quota).any()):
         observations = np.array(position.observations)  # an environment may lend its own memory and write into it
         acted = policy.act(observations, position.policy_state, position.starts, generator, position.action_masks, temperature)
@@ -129,6 +123,17 @@ def collect(
     after = _values_at(policy, position.observations, alive[-1] & fields["valid"][-1])
     next_values = np.where(alive, np.concatenate([fields["values"][1:], after[None]]), np.stack(last_values))
     return Played(Rollout(**fields, next_values=next_values, action_masks=masks), position, ends)
+
+
+def _checked_quota(position: Position, num_steps: int | None, episodes_per_row: int | None) -> float:
+    """Return how many episodes a row may finish: as many as it likes in a window of steps."""
+    if (num_steps is None) == (episodes_per_row is None):
+        raise ValueError("collect() takes either num_steps or episodes_per_row.")
+    if (num_steps or episodes_per_row or 0) < 1:
+        raise ValueError(f"There is nothing to play: num_steps={num_steps}, episodes_per_row={episodes_per_row}; give at least 1.")
+    if episodes_per_row is not None and not position.starts.all():
+        raise ValueError("Whole episodes begin at a reset: pass collect(..., position=begin(env, policy)) with episodes_per_row.")
+    return np.inf if episodes_per_row is None else episodes_per_row
 
 
 def _move(env: AnyVectorEnv, actions: NDArray[Any], over: BoolArray) -> Move:

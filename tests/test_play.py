@@ -51,7 +51,8 @@ class Counting(gym.Env[np.ndarray, int]):
         over = self.count == length
         observation, info = self.seen()
         if over:
-            info = {"score": self.episode + 0.5, "return": -1.0}  # no mask: nothing is to be done in an ended episode
+            # Nothing is to be done in an ended episode: row 0 tells no mask, row 1 one that allows nothing.
+            info = {"score": self.episode + 0.5, "return": -1.0} | ({"action_mask": np.zeros(3, np.int8)} if self.masks and self.row else {})
         return observation, 10.0 * self.episode + self.count, over and how in "TB", over and how in "XB", info
 
     def seen(self) -> tuple[np.ndarray, dict[str, Any]]:

@@ -220,14 +220,15 @@ def plain_logits(model: nn.Module, observations: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("told", [True, False], ids=["starts told", "lent memory, starts not told"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_logits_by_slots_are_those_of_the_plain_forward(kind: str, dtype: torch.dtype) -> None:
+def test_logits_by_slots_are_those_of_the_plain_forward(kind: str, told: bool, dtype: torch.dtype) -> None:
     width = 9
     policy, prefixes, state = language_model(kind, positions=width, dtype=dtype), Prefixes(6, width, seed=1), None
     for step in range(80):
         observations, starts = prefixes.step()
         with torch.no_grad():
-            logits, _, state = policy._step(observations, state, starts)
+            logits, _, state = policy._step(*((observations, state, starts) if told else (prefixes.tokens, state, np.zeros_like(starts))))
         plain = plain_logits(policy.model, observations)
         limit = 1e-9 if dtype == torch.float64 else 2e-6 * max(1.0, np.abs(plain).max())
         assert np.abs(logits.numpy() - plain).max() < limit, f"step {step}"
