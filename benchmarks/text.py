@@ -75,7 +75,7 @@ class Choices:
 def sst2_job(folder: Path) -> PPOText:
     """Return the job of the README's SST-2 command."""
     text = Text(data=folder / "train.tsv", heldout=folder / "dev.tsv", text_column="0", label_column="1")
-    return PPOText(text=text, model=Model(width=128), warmup=sft.Config(num_updates=1500), ppo=ppo.Config(total_timesteps=200_000, kl_coef=0.05))
+    return PPOText(text=text, model=Model(width=128), warmup=sft.Config(num_updates=1500), ppo=ppo.Config(total_timesteps=200_000, kl_coef=0.03))
 
 
 def shortened(job: PPOText) -> PPOText:

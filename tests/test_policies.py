@@ -17,7 +17,17 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from helpers import WORDS, SmallCore
 from torch import nn
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from agents.play import begin, collect, evaluate
 from agents.policies import CausalLMPolicy, MLPPolicy, causal_lm, seeded
@@ -545,3 +555,17 @@ def test_an_mlp_for_spaces_that_it_does_not_fit(make: Callable[[], gym.Space[Any
 
     with pytest.raises(TypeError, match="Discrete actions"):
         MLPPolicy.for_env(SyncVectorEnv([Odd]))
+
+
+def test_a_sliding_window_is_refused_with_a_cache_and_right_without() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    with seeded(0):
+        model = MistralForCausalLM(MistralConfig(vocab_size=len(WORDS), sliding_window=4, bos_token_id=None, eos_token_id=None, **sizes)).double()
+    env = GymVectorEnv(SmallCore(), 4, autoreset_mode=AutoresetMode.SAME_STEP)
+    generator = np.random.default_rng(0)
+    cached, plain = CausalLMPolicy(model, len(WORDS)), CausalLMPolicy(model, len(WORDS), use_cache=False)
+    with pytest.raises(ValueError, match=r"attends to 4 tokens.*use_cache=False"):
+        collect(env, cached, begin(env, cached, seed=0), generator, num_steps=1)
+    rollout = collect(env, plain, begin(env, plain, seed=0), generator, num_steps=20).rollout
+    again = plain.evaluate(torch.from_numpy(rollout.observations), torch.from_numpy(rollout.actions)).log_probs.detach().numpy()
+    np.testing.assert_allclose(again, rollout.log_probs, rtol=0, atol=1e-9)

@@ -54,7 +54,7 @@ FILM_POSITIVE = ADJECTIVES["positive"] + VERBS["positive"] + ADVERBS["positive"]
 FILM_NEGATIVE = ADJECTIVES["negative"] + VERBS["negative"] + ADVERBS["negative"]
 
 STOP = (0.04, 0.85, 1.0)  # P(the review ends | it has 1, 2, 3 sentences): few are so short that two of them are alike
-TWO_CLAUSES = 0.4
+TWO_CLAUSES = 0.3
 POLARITIES: tuple[Polarity, Polarity] = ("positive", "negative")
 
 

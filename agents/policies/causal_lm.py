@@ -122,8 +122,11 @@ class CausalLMPolicy(nn.Module):
         num_rows, width = observations.shape
         version = weights_version(self.model)
         if state is None or state.seen.shape != observations.shape:
-            num_layers = self.model.config.get_text_config().num_hidden_layers  # type: ignore[operator, union-attr]
-            cache = SlotCache(num_rows, width, num_layers)
+            config = self.model.config.get_text_config()  # type: ignore[operator, union-attr]
+            window = getattr(config, "sliding_window", None)
+            if isinstance(window, int) and window < width:
+                raise ValueError(f"This model attends to {window} tokens at a time, observations hold up to {width}; pass use_cache=False to the policy.")
+            cache = SlotCache(num_rows, width, config.num_hidden_layers)
             return Slots(cache, np.full_like(observations, self.vocab_size), np.zeros(num_rows, np.int64), version)
         same = ((state.seen == observations) | (state.seen == self.vocab_size)).all(1) & ~starts
         same &= (state.seen != self.vocab_size).argmax(1) == (observations != self.vocab_size).argmax(1)

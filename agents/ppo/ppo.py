@@ -159,17 +159,17 @@ def update(learner: Learner, rollout: Rollout, judged: Estimate, config: Config)
 
 
 def episode_metrics(played: Played) -> dict[str, float]:
-    """Return the means of what was told at the ends of episodes (none ended: nothing), and how many there were."""
-    ended = ~np.isnan(played.ends["return"])
+    """Return how many episodes ended, and the means of their returns, their lengths and what the environment told of them ("info/...")."""
     means = {name: float(np.nanmean(values)) for name, values in played.ends.items() if not np.isnan(values).all()}
-    return means | {"episodes": float(ended.sum())}
+    named = {name if name in ("return", "length") else f"info/{name}": value for name, value in means.items()}
+    return {"episodes": float(np.isfinite(played.ends["return"]).sum())} | named
 
 
 def price_of_leaving(rollout: Rollout, metrics: Mapping[str, float], coefficients: dict[str, float], config: Config) -> dict[str, float]:
     """Return the KL of this rollout from the reference and the price used on it; adapt the next iteration's price."""
-    per_step = float((rollout.log_probs - rollout.require("ref_log_probs"))[rollout.valid].mean())
-    found = {"kl": per_step * metrics.get("length", float(config.num_steps)), "kl_coef": coefficients["kl_coef"]}
+    episodes = max(1, int(metrics["episodes"]))  # in the long run as many begin as end, so the cut ones need no care
+    nats = float((rollout.log_probs - rollout.require("ref_log_probs"))[rollout.valid].sum())
+    found = {"kl": nats / episodes, "kl_coef": coefficients["kl_coef"]}
     if config.kl_target is not None:
-        episodes = max(1, int(metrics["episodes"]))
         coefficients["kl_coef"] = adapt_kl_coef(coefficients["kl_coef"], found["kl"], config.kl_target, episodes, config.kl_horizon)
     return found

@@ -59,7 +59,7 @@ class PPOText:
     text: Annotated[Text, arg(name="")] = field(default_factory=Text)
     model: Annotated[Model, arg(name="")] = field(default_factory=Model)
     warmup: sft.Config = field(default_factory=sft.Config)
-    ppo: Annotated[ppo.Config, arg(name="")] = field(default_factory=lambda: ppo.Config(kl_coef=0.05))
+    ppo: Annotated[ppo.Config, arg(name="")] = field(default_factory=lambda: ppo.Config(kl_coef=0.06))
     num_envs: int = 128
     """Texts written side by side."""
     num_eval: int = 1024
@@ -72,8 +72,8 @@ class PPOText:
     """Run folder; without it, runs/ppo-NAME-seedN-TIME."""
     save_every: int = 20
     """Iterations between checkpoints."""
-    threads: int | None = None
-    """Threads of torch; without it, torch's own choice."""
+    threads: int = 1
+    """Threads of torch; small models gain little from a second one, and lose much where it has to be shared."""
     quiet: bool = False
     """Print nothing."""
 

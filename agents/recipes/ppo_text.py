@@ -69,8 +69,7 @@ def train(job: PPOText, *, resume: bool = False) -> Outcome | None:
     With `resume`, what the folder already holds is taken from there: the warm-up model, and PPO's newest checkpoint.
     """
     began = time.perf_counter()
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
+    torch.set_num_threads(job.threads)
     disable_progress_bar()  # the library's own bars would break into ours
     console = Console(quiet=job.quiet, highlight=False)
     with _refusing():

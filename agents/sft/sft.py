@@ -41,12 +41,12 @@ class LanguageModel(Protocol):
 class Config:
     """What next-token training may be told; the defaults suit the default text task."""
 
-    num_updates: int = 1000  # optimiser steps
+    num_updates: int = 1200  # optimiser steps
     batch_size: int = 32  # sequences a step
-    learning_rate: float = 4e-3  # of AdamW, at its highest; it rises over the first twentieth and falls as a cosine
+    learning_rate: float = 6e-3  # of AdamW, at its highest; it rises over the first twentieth and falls as a cosine
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0  # gradients longer than this are cut to it
-    evaluate_every: int = 250  # updates between two looks at the held-out sequences
+    evaluate_every: int = 300  # updates between two looks at the held-out sequences
 
     def __post_init__(self) -> None:
         if self.num_updates < 0 or self.batch_size < 1 or self.evaluate_every < 1:
