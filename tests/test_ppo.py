@@ -193,7 +193,7 @@ class TestReference:
             returns += at_ends.tolist()
             assert row["return"] == pytest.approx(at_ends.mean())
             assert row["episodes"] == len(at_ends)
-            assert row["kl"] == pytest.approx((rollout.log_probs - reference_says)[rollout.valid].mean() * row["length"])
+            assert row["kl"] == pytest.approx((rollout.log_probs - reference_says)[rollout.valid].sum() / len(at_ends))
             assert row["kl_coef"] == 0.3
         assert 0 < max(returns) <= 1 + 1e-12
 
