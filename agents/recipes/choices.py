@@ -64,7 +64,7 @@ class PPOText:
     """Texts written side by side."""
     num_eval: int = 1024
     """Held-out samples before and after."""
-    evaluate_every: int = 20
+    evaluate_every: int = 10
     """Iterations between held-out evaluations while it trains."""
     seed: int = 0
     """Of everything random."""
