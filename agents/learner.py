@@ -53,7 +53,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "generators": {name: generator_state(g) for name, g in self.generators._asdict().items() if isinstance(g, np.random.Generator)},
             "environment": self.env.get_state() if isinstance(self.env, Resumable) else None,
-            "position": {name: value for name, value in where._asdict().items() if name != "policy_state"},
+            "position": {name: value for name, value in where._asdict().items() if name != "policy_state" or isinstance(value, np.ndarray)},
             "coefficients": self.coefficients,
         }
 
@@ -69,7 +69,8 @@ class Learner:
         self.coefficients = dict(state["coefficients"])
         if state["environment"] is not None and isinstance(self.env, Resumable):
             self.env.set_state(state["environment"])
-            self.position = Position(**state["position"], policy_state=self.policy.initial_state(len(state["position"]["starts"])))
+            fresh = {"policy_state": self.policy.initial_state(len(state["position"]["starts"]))}  # a cache; what a recurrent policy remembers was saved
+            self.position = Position(**fresh | state["position"])
         else:
             warnings.warn(f"{self.env} cannot be put back where it stood: its episodes begin anew, and the run will differ.", stacklevel=2)
             self.position = begin(self.env, self.policy, seed=int(self.generators.minibatches.integers(2**31)))

@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from .policies import Policy
+from .policies import Memory, Policy
 from .rollout import BoolArray, FloatArray, IntArray, Rollout
 
 AnyVectorEnv = VectorEnv[Any, Any, Any]
@@ -84,6 +84,7 @@ def collect(
     """
     quota = _checked_quota(position, num_steps, episodes_per_row)
     num_rows = len(position.starts)
+    memory = position.policy_state[None].copy() if isinstance(position.policy_state, np.ndarray) else None
     steps: list[dict[str, Any]] = []
     last_values: list[FloatArray] = []
     finished = np.zeros(num_rows, dtype=np.int64)
@@ -111,7 +112,7 @@ def collect(
             }
         )
         cut = move.truncated & ~move.terminated & valid  # only these bootstrap from a state that play itself never acts on
-        last_values.append(_values_at(policy, move.reached, cut))
+        last_values.append(_values_at(policy, move.reached, cut, acted.state))
         finished = finished + ended
         done = move.terminated | move.truncated
         returns, lengths = np.where(done, 0.0, returns), np.where(done, 0, lengths)
@@ -120,9 +121,9 @@ def collect(
     masks = _stacked_masks([step.pop("_masks") for step in steps])
     fields: dict[str, Any] = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
     alive = ~(fields["terminated"] | fields["truncated"])
-    after = _values_at(policy, position.observations, alive[-1] & fields["valid"][-1])
+    after = _values_at(policy, position.observations, alive[-1] & fields["valid"][-1], position.policy_state)
     next_values = np.where(alive, np.concatenate([fields["values"][1:], after[None]]), np.stack(last_values))
-    return Played(Rollout(**fields, next_values=next_values, action_masks=masks), position, ends)
+    return Played(Rollout(**fields, next_values=next_values, action_masks=masks, memory=memory), position, ends)
 
 
 def _checked_quota(position: Position, num_steps: int | None, episodes_per_row: int | None) -> float:
@@ -171,10 +172,10 @@ def _stacked_masks(masks: list[BoolArray | None]) -> BoolArray | None:
     return None if shape is None else np.stack([np.ones(shape, np.bool_) if mask is None else mask for mask in masks])
 
 
-def _values_at(policy: Policy, observations: NDArray[Any], where: BoolArray) -> FloatArray:
+def _values_at(policy: Policy, observations: NDArray[Any], where: BoolArray, state: Any) -> FloatArray:
     values = np.zeros(len(where))
     if where.any():
-        values[where] = policy.value(observations[where])
+        values[where] = policy.value(observations[where], state[where] if isinstance(state, np.ndarray) else None)
     return values
 
 
@@ -233,6 +234,8 @@ def log_probs_under(policy: Policy, rollout: Rollout, temperature: float = 1.0, 
         for first in range(0, found.shape[1], columns):
             part = slice(first, first + columns)
             mask = None if masks is None else torch.from_numpy(masks[:, part])
-            evaluated = policy.evaluate(torch.from_numpy(rollout.observations[:, part]), torch.from_numpy(rollout.actions[:, part]), mask, temperature)
+            remembered = None if rollout.memory is None else Memory(torch.from_numpy(rollout.memory[0, part]), torch.from_numpy(rollout.starts[:, part]))
+            observations, actions = torch.from_numpy(rollout.observations[:, part]), torch.from_numpy(rollout.actions[:, part])
+            evaluated = policy.evaluate(observations, actions, mask, temperature, remembered)
             found[:, part] = evaluated.log_probs.to("cpu", torch.float64).numpy()
     return found

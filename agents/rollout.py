@@ -34,6 +34,7 @@ class Rollout(NamedTuple):
     ref_log_probs: FloatArray | None = None  # [T, N] the same actions under the reference policy
     baselines: FloatArray | None = None  # [T, N]
     action_masks: BoolArray | None = None  # [T, N, A] true where an action was allowed
+    memory: NDArray[Any] | None = None  # [1, N, H] what a recurrent policy remembered before step 0
 
     def require(self, field: str) -> NDArray[Any]:
         """Return the named field; raises `ValueError` that names it if it was not collected."""
@@ -58,7 +59,9 @@ class Batch(NamedTuple):
     advantages: FloatArray  # [T, B]
     value_targets: FloatArray  # [T, B]
     valid: BoolArray  # [T, B]
+    starts: BoolArray  # [T, B]
     action_masks: BoolArray | None  # [T, B, A]
+    memory: NDArray[Any] | None  # [1, B, H]
 
 
 def minibatches(
@@ -68,7 +71,18 @@ def minibatches(
 
     By column, each environment's steps stay together (policies that read sequences); otherwise single valid steps are shuffled.
     """
-    whole = Batch(rollout.observations, rollout.actions, rollout.log_probs, rollout.values, advantages, value_targets, rollout.valid, rollout.action_masks)
+    whole = Batch(
+        observations=rollout.observations,
+        actions=rollout.actions,
+        log_probs=rollout.log_probs,
+        values=rollout.values,
+        advantages=advantages,
+        value_targets=value_targets,
+        valid=rollout.valid,
+        starts=rollout.starts,
+        action_masks=rollout.action_masks,
+        memory=rollout.memory,
+    )
     if by_column:
         pool = generator.permutation(rollout.valid.shape[1])
     else:

@@ -120,7 +120,7 @@ class Known:
     def evaluate(self, observations: torch.Tensor, actions: torch.Tensor, masks: Any = None, temperature: float = 1) -> Evaluated:
         raise NotImplementedError
 
-    def value(self, observations: np.ndarray) -> np.ndarray:
+    def value(self, observations: np.ndarray, state: Any = None) -> np.ndarray:
         return known_value(observations)
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from .core import ALL_ROWS, CoreFactory, State, Streams, checked_render_mode, core_texts, make_core
+from .core import ALL_ROWS, Core, CoreFactory, State, Streams, checked_render_mode, core_texts, make_core
 
 _ROW = np.zeros(1, dtype=np.int64)
 
@@ -69,6 +69,16 @@ class GymEnv(gym.Env[Any, Any]):
         """Return the continuation as it stands, decoded (a list of one; text tasks only)."""
         return core_texts(self.core)
 
+    @property
+    def P(self) -> Any:
+        """Return the core's table {state: {action: [(probability, next state, reward, terminated)]}}, as Gymnasium's toy-text tasks have it."""
+        return _of_table(self.core, "P")
+
+    @property
+    def initial_state_distrib(self) -> Any:
+        """Return the probability of beginning in each state of the table `P`."""
+        return _of_table(self.core, "initial_state_distrib")
+
     def get_state(self) -> State:
         """Return all that changes, random stream included, as a dict of arrays and JSON values."""
         if self._streams is None:
@@ -81,6 +91,13 @@ class GymEnv(gym.Env[Any, Any]):
         self._streams = Streams.from_state(state["streams"])
         self.np_random = self._streams.generators[0]
         self._live = bool(state["live"])
+
+
+def _of_table(core: Core, name: str) -> Any:
+    """Return an attribute that only tasks with a table of transitions have; raises `AttributeError` for any other."""
+    if not hasattr(type(core), name):
+        raise AttributeError(f"{type(core).__name__} has no {name}: its task has no table of transitions (textgym/TwoState-v0 has one).")
+    return getattr(core, name)
 
 
 def row_info(info: dict[str, NDArray[Any]]) -> dict[str, Any]:

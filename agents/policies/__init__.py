@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .causal_lm import CausalLMPolicy, small_gpt2
-from .common import Acted, Evaluated
+from .cnn import CNNPolicy
+from .common import Acted, Evaluated, Memory
+from .gru import GRUPolicy
 from .mlp import MLPPolicy
 from .seeding import seeded
+from .tabular import TabularPolicy
 
-__all__ = ["Acted", "CausalLMPolicy", "Evaluated", "MLPPolicy", "Policy", "seeded", "small_gpt2"]
+__all__ = ["Acted", "CNNPolicy", "CausalLMPolicy", "Evaluated", "GRUPolicy", "MLPPolicy", "Memory", "Policy", "TabularPolicy", "seeded", "small_gpt2"]
 
 
 class Policy(Protocol):
@@ -40,11 +43,13 @@ class Policy(Protocol):
     ) -> Acted:
         """Return sampled actions [N], their log-probabilities and values [N], and the next state; temperature 0 is greedy."""
 
-    def evaluate(self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0) -> Evaluated:
-        """Return log-probabilities, values and entropies, tensors [T, B], with gradients where they are enabled."""
+    def evaluate(
+        self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None
+    ) -> Evaluated:
+        """Return log-probabilities, values and entropies, tensors [T, B], with gradients where they are enabled; only recurrent policies need `memory`."""
 
-    def value(self, observations: NDArray[Any]) -> NDArray[np.float64]:
-        """Return V(observations) [B], without gradients."""
+    def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:
+        """Return V(observations) [B], without gradients; `state` [B, H] is what a recurrent policy remembers of what came before."""
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """Return what an optimiser may change."""

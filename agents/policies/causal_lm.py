@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .common import Acted, Evaluated, entropy_of, log_distribution, picked, sample, to_float64, weights_version
+from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, to_float64, weights_version
 from .seeding import seeded
 from .slot_cache import SlotCache
 
@@ -97,10 +97,7 @@ class CausalLMPolicy(nn.Module):
         """
         self._check_width(observations.shape[-1])
         logits, values, state = self._step(observations, state, starts)
-        masks = None if action_masks is None else torch.from_numpy(action_masks)
-        log_probs = log_distribution(logits, masks, temperature)
-        actions = sample(log_probs, generator)
-        return Acted(actions.cpu().numpy(), to_float64(picked(log_probs, actions)), to_float64(values), state)
+        return acted(logits, values, state, generator, action_masks, temperature)
 
     def _step(self, observations: NDArray[np.int64], state: Slots | None, starts: NDArray[np.bool_]) -> tuple[Tensor, Tensor, Slots | None]:
         tokens, lengths = compact(observations, self.vocab_size)
@@ -147,7 +144,9 @@ class CausalLMPolicy(nn.Module):
 
     # -- evaluating -----------------------------------------------------------------------------------------------------
 
-    def evaluate(self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0) -> Evaluated:
+    def evaluate(
+        self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None
+    ) -> Evaluated:
         """Return log-probabilities, values and entropies [T, B] of token observations [T, B, L].
 
         One forward per episode segment: the last prefix of a segment holds all earlier ones, and action t stands where
@@ -162,11 +161,10 @@ class CausalLMPolicy(nn.Module):
         logits, hidden = self._forward(torch.from_numpy(tokens).to(self._device), keep)
         at = torch.from_numpy(segment).to(self._device)
         where = torch.from_numpy(lengths - 1 - (tokens.shape[1] - keep)).to(self._device)
-        log_probs = log_distribution(logits[at, where], action_masks, temperature)
-        return Evaluated(picked(log_probs, actions.to(self._device)), self._values(hidden[at, where]), entropy_of(log_probs))
+        return evaluated(logits[at, where], self._values(hidden[at, where]), actions, action_masks, temperature)
 
     @torch.no_grad()
-    def value(self, observations: NDArray[Any]) -> NDArray[np.float64]:
+    def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:
         """Return V [B] of prefixes [B, L]."""
         return to_float64(self._last(*compact(observations, self.vocab_size))[1])
 
@@ -177,16 +175,8 @@ class CausalLMPolicy(nn.Module):
     def predict(
         self, obs: NDArray[Any], state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
     ) -> tuple[NDArray[np.int64], Any]:
-        """Return the most likely token of each row, as other libraries' evaluators ask for it; `deterministic` must be True.
-
-        Sampling needs a generator, which that signature has no place for: use `act`.
-        """
-        if not deterministic:
-            raise ValueError("predict() has no generator to sample with: pass deterministic=True, or sample by act().")
-        batch = np.atleast_2d(obs)
-        starts = np.ones(len(batch), np.bool_) if episode_start is None else np.asarray(episode_start, np.bool_)
-        acted = self.act(batch, state, starts, np.random.default_rng(0), temperature=0.0)
-        return (acted.actions if np.ndim(obs) > 1 else acted.actions[0]), acted.state
+        """Return the most likely token of each row, as other libraries' evaluators ask for it; `deterministic` must be True."""
+        return greedy(self, obs, state, episode_start, deterministic, obs_ndim=1)
 
     # -- the model ------------------------------------------------------------------------------------------------------
 

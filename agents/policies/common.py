@@ -30,6 +30,41 @@ class Evaluated(NamedTuple):
     entropy: Tensor  # [T, B] nats, of the masked and tempered distribution
 
 
+class Memory(NamedTuple):
+    """What a recurrent policy needs to go through steps again."""
+
+    state: Tensor  # [B, H] remembered before the first step
+    starts: Tensor  # [T, B] bool: the observation begins an episode, nothing is remembered
+
+
+def acted(logits: Tensor, values: Tensor, state: Any, generator: np.random.Generator, action_masks: NDArray[np.bool_] | None, temperature: float) -> Acted:
+    """Return sampled actions from logits [N, A], with their log-probabilities, values [N] and the next state."""
+    log_probs = log_distribution(logits, None if action_masks is None else torch.from_numpy(action_masks), temperature)
+    actions = sample(log_probs, generator)
+    return Acted(actions.cpu().numpy(), to_float64(picked(log_probs, actions)), to_float64(values), state)
+
+
+def evaluated(logits: Tensor, values: Tensor, actions: Tensor, action_masks: Tensor | None, temperature: float) -> Evaluated:
+    """Return what logits [T, B, A] and values [T, B] say of actions [T, B]."""
+    log_probs = log_distribution(logits, action_masks, temperature)
+    return Evaluated(picked(log_probs, actions.to(log_probs.device)), values, entropy_of(log_probs))
+
+
+def greedy(policy: Any, obs: NDArray[Any], state: Any, episode_start: Any, deterministic: bool, obs_ndim: int) -> tuple[Any, Any]:
+    """Return the most likely action of each row, or of the one observation if `obs` has `obs_ndim` dimensions, and the next state.
+
+    It is what `predict` of every policy does: other libraries' evaluators call that. Sampling needs a generator, for which
+    their signature has no place: `deterministic` must be True.
+    """
+    if not deterministic:
+        raise ValueError("predict() has no generator to sample with: pass deterministic=True, or sample by act().")
+    obs = np.asarray(obs)
+    batch = obs[None] if obs.ndim == obs_ndim else obs
+    starts = np.ones(len(batch), np.bool_) if episode_start is None else np.asarray(episode_start, np.bool_)
+    step = policy.act(batch, policy.initial_state(len(batch)) if state is None else state, starts, np.random.default_rng(0), temperature=0.0)
+    return (step.actions[0] if obs.ndim == obs_ndim else step.actions), step.state
+
+
 def log_distribution(logits: Tensor, action_masks: Tensor | None, temperature: float) -> Tensor:
     """Return normalised log-probabilities [..., A]; forbidden actions get -inf, temperature 0 leaves the best one only.
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .common import Acted, Evaluated, entropy_of, log_distribution, picked, sample, to_float64
+from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, to_float64
 
 
 class MLPPolicy(nn.Module):
@@ -25,8 +25,8 @@ class MLPPolicy(nn.Module):
 
     def __init__(self, num_features: int, num_actions: int, hidden: Sequence[int] = (64, 64)) -> None:
         super().__init__()
-        self.actor = _tanh_network(num_features, hidden, num_actions, output_gain=0.01)
-        self.critic = _tanh_network(num_features, hidden, 1, output_gain=1.0)
+        self.actor = tanh_network(num_features, hidden, num_actions, output_gain=0.01)
+        self.critic = tanh_network(num_features, hidden, 1, output_gain=1.0)
 
     @classmethod
     def for_env(cls, env: gym.vector.VectorEnv[Any, Any, Any], hidden: Sequence[int] = (64, 64)) -> MLPPolicy:
@@ -51,41 +51,33 @@ class MLPPolicy(nn.Module):
     ) -> Acted:
         """Return actions, log-probabilities and values [N]."""
         features = self._features(torch.from_numpy(observations), 1)
-        masks = None if action_masks is None else torch.from_numpy(action_masks)
-        log_probs = log_distribution(self.actor(features), masks, temperature)
-        actions = sample(log_probs, generator)
-        return Acted(actions.cpu().numpy(), to_float64(picked(log_probs, actions)), to_float64(self.critic(features)[:, 0]), None)
+        return acted(self.actor(features), self.critic(features)[:, 0], None, generator, action_masks, temperature)
 
-    def evaluate(self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0) -> Evaluated:
+    def evaluate(
+        self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None
+    ) -> Evaluated:
         """Return log-probabilities, values and entropies [T, B]."""
         features = self._features(observations, 2)
-        log_probs = log_distribution(self.actor(features), action_masks, temperature)
-        return Evaluated(picked(log_probs, actions.to(log_probs.device)), self.critic(features)[..., 0], entropy_of(log_probs))
+        return evaluated(self.actor(features), self.critic(features)[..., 0], actions, action_masks, temperature)
 
     @torch.no_grad()
-    def value(self, observations: NDArray[Any]) -> NDArray[np.float64]:
+    def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:
         """Return V [B]."""
         return to_float64(self.critic(self._features(torch.from_numpy(observations), 1))[:, 0])
 
     def predict(
         self, obs: NDArray[Any], state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
     ) -> tuple[NDArray[np.int64], Any]:
-        """Return the most likely action of each row, as other libraries' evaluators ask for it; `deterministic` must be True.
-
-        Sampling needs a generator, which that signature has no place for: use `act`.
-        """
-        if not deterministic:
-            raise ValueError("predict() has no generator to sample with: pass deterministic=True, or sample by act().")
-        batch = np.atleast_2d(obs)
-        actions = self.act(batch, state, np.zeros(len(batch), np.bool_), np.random.default_rng(0), temperature=0.0).actions
-        return (actions if np.ndim(obs) > 1 else actions[0]), state
+        """Return the most likely action of each row, as other libraries' evaluators ask for it; `deterministic` must be True."""
+        return greedy(self, obs, state, episode_start, deterministic, obs_ndim=1)
 
     def _features(self, observations: Tensor, batch_dims: int) -> Tensor:
         weight = next(self.parameters())
         return observations.to(weight.device, weight.dtype).flatten(batch_dims)
 
 
-def _tanh_network(num_inputs: int, hidden: Sequence[int], num_outputs: int, output_gain: float) -> nn.Sequential:
+def tanh_network(num_inputs: int, hidden: Sequence[int], num_outputs: int, output_gain: float) -> nn.Sequential:
+    """Return linear layers with tanh between them, orthogonal weights and zero biases."""
     sizes = [num_inputs, *hidden, num_outputs]
     layers: list[nn.Module] = []
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):

@@ -19,7 +19,7 @@ from ..kl import adapt_kl_coef, kl_penalised
 from ..learner import Learner
 from ..losses import clipped_surrogate, mean_entropy, value_loss
 from ..play import AnyVectorEnv, Played, collect, log_probs_under
-from ..policies import Policy
+from ..policies import Memory, Policy
 from ..rollout import Batch, Rollout, minibatches
 from ..run import Run
 
@@ -120,7 +120,8 @@ def train(
 def loss(policy: Policy, batch: Batch, config: Config) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return PPO's loss on a minibatch (equation 9 of the paper, as a loss to minimise) and what it is made of."""
     t = {name: torch.from_numpy(value) for name, value in batch._asdict().items() if value is not None}
-    now = policy.evaluate(t["observations"], t["actions"], t.get("action_masks"), config.temperature)
+    memory = Memory(t["memory"][0], t["starts"]) if "memory" in t else None
+    now = policy.evaluate(t["observations"], t["actions"], t.get("action_masks"), config.temperature, memory)
     t = {name: value.to(now.log_probs.device) if value.dtype != torch.float64 else value.to(now.log_probs) for name, value in t.items()}
     surrogate = clipped_surrogate(now.log_probs, t["log_probs"], t["advantages"], t["valid"], config.clip_coef)
     old_values = t["values"].to(now.values) if config.value_clip_coef is not None else None
