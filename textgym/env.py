@@ -95,7 +95,7 @@ class GymEnv(gym.Env[Any, Any]):
 
 def _of_table(core: Core, name: str) -> Any:
     """Return an attribute that only tasks with a table of transitions have; raises `AttributeError` for any other."""
-    if not hasattr(type(core), name):
+    if name not in vars(core) and not hasattr(type(core), name):  # looked up, not computed: a table may be large
         raise AttributeError(f"{type(core).__name__} has no {name}: its task has no table of transitions (textgym/TwoState-v0 has one).")
     return getattr(core, name)
 

@@ -14,7 +14,6 @@ Axis legend: N rows, B rows of one call.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
 from ..core import FloatArray, IntArray, Rows, Step, Streams
+from .noise import normal_quantile
 
 Table = dict[int, dict[int, list[tuple[float, int, float, bool]]]]  # Gymnasium's: {state: {action: [(probability, next state, reward, terminated)]}}
 
@@ -204,7 +204,7 @@ def _checked_discount(gamma: float) -> float:
 
 
 def _checked_horizon(horizon: int | None) -> int | None:
-    if horizon is not None and (isinstance(horizon, bool) or operator.index(horizon) < 1):
+    if horizon is not None and (isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1):
         raise ValueError(f"horizon must be a number of steps of at least 1, or None for an episode without end, got {horizon!r}.")
     return horizon
 

@@ -1,0 +1,152 @@
+"""What the diagnostic token tasks share: how they are spelled, where they begin, and a reward for every step where a task can tell.
+
+All have V ids: the symbols 0 .. V - 2, and V - 1, which ends the text. What is missing where a text ended early counts as wrong.
+A task is a frozen choice of sizes that is its own scorer, so that one small class says all: sizes, score, best and random return.
+
+Axis legend: N rows, B rows or completions, P prompt columns, G columns of generated tokens, S symbols, V = S + 1 ids (V itself is the pad).
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core import FloatArray, IntArray, Rows, Step, Streams
+from ..episodes import TextCore, scores_of
+from ..prompts import ListPrompts, split
+from ..task import Completions, Prompt, PromptSource, Task
+from ..tokenizers import WordTokenizer
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Diagnostic(ABC):
+    """One question, asked of an agent or an estimator, with its answer: sizes, score, best and random return."""
+
+    least: ClassVar[Mapping[str, int]] = {"vocab_size": 2}  # the smallest value of an integer option that is not 1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no task."""
+        for field in fields(self):
+            value, least = getattr(self, field.name), self.least.get(field.name, 1)
+            if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ValueError(f"{type(self).__name__}: {field.name} must be an integer of at least {least}, got {value!r}.")
+
+    @abstractmethod
+    def words(self) -> Sequence[str]:
+        """Return the word of each symbol; EOS comes after them."""
+
+    @abstractmethod
+    def starts(self) -> Iterable[Ids]:
+        """Return the prompts, each once."""
+
+    @abstractmethod
+    def solution(self, prompt: Ids) -> Ids:
+        """Return one of the best continuations of a prompt, EOS included where it ends the text."""
+
+    @abstractmethod
+    def lengths(self) -> tuple[int, int]:
+        """Return (P, G): how many tokens a prompt and a continuation may have."""
+
+    @abstractmethod
+    def __call__(self, completions: Completions) -> FloatArray:
+        """Return the score [B]: all that an episode pays."""
+
+    @abstractmethod
+    def best_return(self) -> float:
+        """Return the expected return of the best policy, over the prompts."""
+
+    @abstractmethod
+    def random_return(self) -> float:
+        """Return the expected return of uniform random ids, EOS among them, over the prompts."""
+
+    def task(self) -> Task:
+        """Return the text task; every prompt's reference is `solution`."""
+        prompt_tokens, new_tokens = self.lengths()
+        return Task(prompts_of(self), WordTokenizer(self.words()), self, max_prompt_tokens=prompt_tokens, max_new_tokens=new_tokens)
+
+    def core(self, num_rows: int) -> TextCore:
+        """Return the core of the task."""
+        return (DenseCore if getattr(self, "dense", False) else TextCore)(self.task(), num_rows)
+
+
+class DenseCore(TextCore):
+    """A text core that pays at every step what the score has risen by: r_t = phi(s_{t+1}) - phi(s_t), with phi the scorer on the text so far.
+
+    The return is the sparse one less phi(s_0), as with Ng, Harada & Russell (1999), "Policy invariance under reward transformations";
+    so the scorer must make sense of unfinished texts, and of the empty one.
+    """
+
+    def __init__(self, task: Task, num_rows: int) -> None:
+        super().__init__(task, num_rows)
+        self._all = np.arange(num_rows)
+        self._potentials = np.zeros(num_rows)
+
+    def start(self, rows: IntArray, streams: Streams, options: Mapping[str, Any]) -> None:
+        """Put a prompt on each row, as a text core does, and look up what it is worth."""
+        super().start(rows, streams, options)
+        self._potentials[rows] = self._scores(rows)
+
+    def advance(self, rows: Rows, actions: NDArray[Any], streams: Streams) -> Step:
+        """Append one token to each row and pay the difference that it makes."""
+        step, index = super().advance(rows, actions, streams), self._all[rows]
+        scores = self._scores(index)
+        rewards = scores - self._potentials[index]
+        self._potentials[index] = scores
+        return step._replace(rewards=rewards)
+
+    def _scores(self, rows: IntArray) -> FloatArray:
+        return scores_of(self.task.scorer, self.completions(rows))["score"]
+
+    def get_state(self) -> dict[str, NDArray[Any]]:
+        """Return the text core's state and the potentials [N]."""
+        return {**super().get_state(), "potentials": self._potentials.copy()}
+
+    def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Become what `get_state` described."""
+        super().set_state(state)
+        self._potentials[:] = state["potentials"]
+
+    def like(self, num_rows: int) -> DenseCore:
+        """Return an unstarted core of the same task with `num_rows` rows."""
+        return DenseCore(self.task, num_rows)
+
+
+@lru_cache(maxsize=64)
+def prompts_of(diagnostic: Diagnostic) -> PromptSource:
+    """Return the prompts of a diagnostic, of its split if it has one; kept, so that N single environments share one list."""
+    words = diagnostic.words()
+    spelled = [" ".join(words[i] for i in ids) for ids in diagnostic.starts()]
+    answers = [" ".join(words[i] for i in diagnostic.solution(ids) if i < len(words)) for ids in diagnostic.starts()]
+    source = ListPrompts(Prompt(text, reference=answer) for text, answer in zip(spelled, answers, strict=True))
+    return split(source, getattr(diagnostic, "split", "all"))
+
+
+def prompt_ids(diagnostic: Diagnostic) -> list[Ids]:
+    """Return the prompts of `prompts_of` as ids."""
+    ids = {word: i for i, word in enumerate(diagnostic.words())}
+    source = prompts_of(diagnostic)
+    return [tuple(ids[word] for word in source[i].text.split()) for i in range(len(source))]
+
+
+def some_sequences(num_symbols: int, length: int, num: int) -> Iterable[Ids]:
+    """Return all sequences of symbols of this length if there are at most `num`, else `num` distinct ones, always the same."""
+    if num_symbols**length <= num:
+        return itertools.product(range(num_symbols), repeat=length)
+    generator, found = np.random.default_rng(0), dict[Ids, None]()
+    while len(found) < num:
+        found.update(dict.fromkeys(map(tuple, generator.integers(num_symbols, size=(num, length)).tolist())))
+    return list(found)[:num]
+
+
+def numbers(count: int) -> list[str]:
+    """Return the words 0 .. count - 1, each the number of its id."""
+    return [str(i) for i in range(count)]
