@@ -28,7 +28,8 @@ TEXTGYM: dict[str, set[str]] = {
     "grammar": {"core"},
     "task": {"core"},
     "film_reviews": {"core", "grammar", "task"},
-    **dict.fromkeys(("tokenizers", "prompts", "constraints", "scorers", "episodes", "toy"), GROUND),
+    **dict.fromkeys(("tokenizers", "prompts", "constraints", "scorers", "episodes"), GROUND),
+    "toy": GROUND | {"tokenizers", "prompts", "episodes"},  # the token tasks are text tasks
     "env": {"core"},
     "vector": {"core"},
     **dict.fromkeys(("wrappers", "recording", "oracle", "suite"), FACES),

@@ -23,3 +23,16 @@ def register(id: str, core: str) -> None:
 
 
 register("TextGen-v0", "textgym.suite.textgen:text_gen")
+
+register("textgym/TwoState-v0", "textgym.toy.two_state:TwoState")
+
+register("textgym/Bandit-v0", "textgym.toy.tokens:bandit")
+register("textgym/Even-v0", "textgym.toy.tokens:even")
+register("textgym/Copy-v0", "textgym.toy.tokens:copy")
+register("textgym/Reverse-v0", "textgym.toy.tokens:reverse")
+register("textgym/Recall-v0", "textgym.toy.tokens:recall")
+register("textgym/Password-v0", "textgym.toy.tokens:password")
+register("textgym/Successor-v0", "textgym.toy.tokens:successor")
+register("textgym/IncreasingNumbers-v0", "textgym.toy.tokens:increasing_numbers")
+register("textgym/Brackets-v0", "textgym.toy.tokens:brackets")
+register("textgym/Countdown-v0", "textgym.toy.tokens:countdown")

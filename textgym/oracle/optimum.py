@@ -14,7 +14,7 @@ from .linear import ending_actions, endless, linear_solution, never_end
 from .tables import Tabular
 from .values import Values, check_discount, q_values
 
-SWEEPS = 300  # of value iteration, before policy iteration makes the answer exact
+SWEEPS, LOOK = 5_000, 50  # of value iteration at most, before policy iteration makes the answer exact; so many between looks at the actions
 ROUNDS = 1000  # of policy iteration, of which a handful is usual
 
 
@@ -64,13 +64,20 @@ def _by_induction(problem: Tabular, gamma: float, horizon: int) -> Optimum:
 def _first_actions(problem: Tabular, gamma: float) -> IntArray:
     """Return the greedy actions [S] of some sweeps of value iteration; where these need not end and must, actions that do."""
     sure = ending_actions(problem) if gamma == 1 else None
-    v = np.zeros(problem.num_states)
-    for _ in range(SWEEPS):
-        q = q_values(problem, v, gamma)
-        if np.array_equal(v, v := q.max(axis=-1)):  # a prefix tree is done after as many sweeps as it has levels
-            break
-    greedy: IntArray = q.argmax(axis=-1)
+    greedy = _swept_actions(problem, gamma)
     return greedy if sure is None or not len(_stuck(problem, greedy)) else sure
+
+
+def _swept_actions(problem: Tabular, gamma: float) -> IntArray:
+    """Return the greedy actions [S] of value iteration, stopped when they no longer change: policy iteration needs few rounds from there."""
+    v, actions = np.zeros(problem.num_states), np.zeros(problem.num_states, dtype=np.int64)
+    for sweep in range(1, SWEEPS + 1):
+        q = q_values(problem, v, gamma)
+        done = np.array_equal(v, v := q.max(axis=-1))  # a prefix tree is done after as many sweeps as it has levels
+        if done or sweep % LOOK == 0:
+            if done | np.array_equal(actions, actions := q.argmax(axis=-1)):
+                break
+    return actions
 
 
 def _by_policies(problem: Tabular, actions: IntArray, gamma: float) -> Optimum:
@@ -78,9 +85,9 @@ def _by_policies(problem: Tabular, actions: IntArray, gamma: float) -> Optimum:
     for _ in range(ROUNDS):
         v = _value(problem, actions, gamma)
         q = q_values(problem, v, gamma)
-        slack = 1e-12 * max(1.0, float(np.abs(q).max(initial=0.0)))
-        better = q.max(axis=-1) > q[states, actions] + slack
-        if not better.any() or (best is not None and not (v > best + slack).any()):  # the second: rounding goes round in circles
+        scale = max(1.0, float(np.abs(q).max(initial=0.0)))
+        better = q.max(axis=-1) > q[states, actions] + 1e-14 * scale
+        if not better.any() or (best is not None and not (v > best + 1e-12 * scale).any()):  # the second: rounding goes round in circles
             return Optimum(v, q, actions)
         best, actions = v, np.where(better, q.argmax(axis=-1), actions)
         if gamma == 1 and len(stuck := _stuck(problem, actions)):

@@ -77,11 +77,11 @@ class Brackets(Diagnostic):
         return 1.0
 
     def random_return(self) -> float:
-        """Return the mean of f(G, height of the prompt): with n tokens left at height h,
+        """Return the mean of f(G, height of the prompt), f(n, h) the chance of ending well with n tokens left at height h.
 
-        f(n, h) = (K f(n - 1, h + 1) + [h > 0] f(n - 1, h - 1) + [h = 0]) / V,   f(0, h) = [h = 0]:
+        f(n, h) = (K f(n - 1, h + 1) + [h > 0] f(n - 1, h - 1) + [h = 0]) / V and f(0, h) = [h = 0]:
         any bracket may open, one closes rightly, and EOS pays at height 0.
-        """  # noqa: D205
+        """
         at_zero = np.eye(1, self.depth + self.max_new_tokens + 2)[0]
         chances = at_zero
         for _ in range(self.max_new_tokens):
@@ -92,7 +92,7 @@ class Brackets(Diagnostic):
 
 @dataclass(frozen=True)
 class Countdown(Diagnostic):
-    """Does it reckon? The prompt "3 5 2 = 1 3" asks for an expression of its numbers, each once, worth the target: "3 * 5 - 2". Best 1, random: `random_return`.
+    """Does it reckon? "3 5 2 = 1 3" asks for an expression of these numbers, each once, worth 13: "3 * 5 - 2". Best 1, random: `random_return`.
 
     Numbers are 1 .. 9, targets 0 .. 99 in two digits; `*` comes before `+` and `-`; every puzzle has a solution.
     Ids: the digits 0 .. 9, + - * =, EOS. A text that is such an expression but worth something else pays `valid_score`.

@@ -125,8 +125,8 @@ class TwoState:
 
     def like(self, num_rows: int) -> TwoState:
         """Return an unstarted core of the same task with `num_rows` rows."""
-        settings: dict[str, Any] = {"rewards": self.rewards, "slip": self.slip, "horizon": self.horizon}
-        return TwoState(num_rows, **settings, start=self.start_probs, reward_noise=self.reward_noise)
+        settings: dict[str, Any] = {"rewards": self.rewards.tolist(), "slip": self.slip, "horizon": self.horizon}
+        return TwoState(num_rows, **settings, start=self.start_probs.tolist(), reward_noise=self.reward_noise)
 
 
 def best_return(horizon: int = 20, *, rewards: Sequence[float] = (0.0, 1.0), slip: float = 0.0) -> float:
