@@ -49,7 +49,8 @@ class TestEveryId:
     def test_survives_pickling_in_mid_episode(self, id: str) -> None:
         env = gym.make(id).unwrapped
         env.reset(seed=1)
-        env.step(1)
+        if any(env.step(1)[2:4]):  # an episode of one step
+            env.reset()
         copy = pickle.loads(pickle.dumps(env))
         env.action_space.seed(0)
         for _ in range(100):
@@ -86,9 +87,10 @@ class TestEveryId:
         before, _ = env.reset(seed=0)
         kept = before.copy()
         after = env.step(1)[0]
-        after[:] = 0
+        if isinstance(after, np.ndarray):  # a discrete observation is a number, and shares nothing
+            after[:] = 0
+            assert not np.array_equal(env.unwrapped.core.observe(slice(None))[0], after)
         assert np.array_equal(before, kept)
-        assert not np.array_equal(env.unwrapped.core.observe(slice(None))[0], after)
 
 
 def test_the_prompt_is_right_aligned_and_the_text_grows_from_column_p_on() -> None:

@@ -32,7 +32,8 @@ TEXTGYM: dict[str, set[str]] = {
     "toy": GROUND | {"tokenizers", "prompts", "episodes"},  # the token tasks are text tasks
     "env": {"core"},
     "vector": {"core"},
-    **dict.fromkeys(("wrappers", "recording", "oracle", "suite"), FACES),
+    **dict.fromkeys(("wrappers", "oracle", "suite"), FACES),
+    "recording": FACES | {"__init__"},  # for the version, inside a function
     "__init__": TOP,
     "__main__": TOP | {"__init__"},
 }

@@ -36,3 +36,6 @@ register("textgym/Successor-v0", "textgym.toy.tokens:successor")
 register("textgym/IncreasingNumbers-v0", "textgym.toy.tokens:increasing_numbers")
 register("textgym/Brackets-v0", "textgym.toy.tokens:brackets")
 register("textgym/Countdown-v0", "textgym.toy.tokens:countdown")
+
+register("textgym/PathPlanning-v0", "textgym.toy.path_planning:path_planning")
+register("textgym/PathPlanningText-v0", "textgym.toy.path_text:path_planning_text")

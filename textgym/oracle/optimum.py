@@ -15,7 +15,7 @@ from .tables import Tabular
 from .values import Values, check_discount, q_values
 
 SWEEPS, LOOK = 5_000, 50  # of value iteration at most, before policy iteration makes the answer exact; so many between looks at the actions
-ROUNDS = 1000  # of policy iteration, of which a handful is usual
+ROUNDS = 10_000  # of policy iteration, of which a handful is usual
 
 
 class Optimum(NamedTuple):
@@ -70,12 +70,14 @@ def _first_actions(problem: Tabular, gamma: float) -> IntArray:
 
 def _swept_actions(problem: Tabular, gamma: float) -> IntArray:
     """Return the greedy actions [S] of value iteration, stopped when they no longer change: policy iteration needs few rounds from there."""
-    v, actions = np.zeros(problem.num_states), np.zeros(problem.num_states, dtype=np.int64)
+    v, actions = np.zeros(problem.num_states), np.full(problem.num_states, -1)
     for sweep in range(1, SWEEPS + 1):
         q = q_values(problem, v, gamma)
-        done = np.array_equal(v, v := q.max(axis=-1))  # a prefix tree is done after as many sweeps as it has levels
+        before, v = v, q.max(axis=-1)
+        done = np.array_equal(before, v)  # a prefix tree is done after as many sweeps as it has levels
         if done or sweep % LOOK == 0:
-            if done | np.array_equal(actions, actions := q.argmax(axis=-1)):
+            earlier, actions = actions, q.argmax(axis=-1)
+            if done or np.array_equal(earlier, actions):
                 break
     return actions
 

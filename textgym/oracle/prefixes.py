@@ -127,7 +127,7 @@ def _tree(rewards: FloatArray, live: BoolArray, start: FloatArray, observations:
     children = np.arange(states - bounds[-1], states)
     shape = (states * actions, states)
     transitions = sparse.csr_array((np.ones(len(children)), children, bounds), shape=shape)
-    reward_transitions = sparse.csr_array((rewards[live], children, bounds), shape=shape)
-    reward_transitions.eliminate_zeros()
+    reward_transitions = sparse.csr_array((rewards[live], children, bounds), shape=shape, copy=True)
+    reward_transitions.eliminate_zeros()  # in place, hence the copy: the two matrices would share their indices
     by_action = rewards.reshape(states, actions)
     return Tabular(transitions, reward_transitions, by_action, by_action**2, (~live).reshape(states, actions).astype(np.float64), start, observations)

@@ -10,18 +10,21 @@ two 128-bit words of PCG64 and how many of the numbers drawn ahead were still un
 at their start and at any later step, so this holds for every core, needs no prompt index and no state of the task, and is 75 characters long.
 """
 
-from .records import FORMAT, Damaged, Difference, Record, difference, read
-from .replay import NotReplayableError, Verdict, first_difference, make_env, replay, verify
-from .wrappers import RecordEpisode, RecordVectorEpisode
+from .records import FORMAT, Difference, Record, Unusable, difference, read
+from .replay import NotReplayableError, Parting, ReplayStoppedError, Verdict, first_difference, make_env, replay, verify
+from .single import RecordEpisode
+from .vector import RecordVectorEpisode
 
 __all__ = [
     "FORMAT",
-    "Damaged",
     "Difference",
     "NotReplayableError",
+    "Parting",
     "Record",
     "RecordEpisode",
     "RecordVectorEpisode",
+    "ReplayStoppedError",
+    "Unusable",
     "Verdict",
     "difference",
     "first_difference",

@@ -1,26 +1,21 @@
-"""The format of a recording: what stands in a line, how it is written and read, and where two records differ.
+"""The format of a recording: what stands in a line, how it is read, and where two records differ.
 
 A line is one JSON object with the keys of `Record` (all but `line`) and `format`. Python's JSON writes floats so that they come back exactly; infinities
 and nan are spelled as Python spells them. `observed` is hexadecimal: the upper 16 bits of the checksum of every observation, and all 64 of the last.
 
-Axis legend: B observations, T steps.
+Axis legend: T steps.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from pathlib import Path, PurePath
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..core import Streams
 
 FORMAT = 1
-_ODD = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: its powers are spread evenly, and an odd factor loses no bit
 
 
 class Record(NamedTuple):
@@ -68,11 +63,12 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-class Damaged(NamedTuple):
-    """A line that is no record, and why."""
+class Unusable(NamedTuple):
+    """A line that is no record, or whose record cannot be replayed, and why."""
 
     line: int
     reason: str
+    record: Record | None = None
 
 
 class Difference(NamedTuple):
@@ -83,9 +79,10 @@ class Difference(NamedTuple):
     one: Any
     other: Any
 
-    def __str__(self) -> str:
+    def told(self, one: str = "in one", other: str = "in the other") -> str:
+        """Return the difference in words; `one` and `other` say where each value stands."""
         where = "before the first step" if self.step is None else f"at step {self.step}"
-        return f"{where}: {self.what} {_shown(self.one)} against {_shown(self.other)}"
+        return f"{where}, {self.what}: {_shown(self.one)} {one}, {_shown(self.other)} {other}"
 
 
 def _shown(value: Any) -> str:
@@ -93,94 +90,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def checksums(observations: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return a 64-bit checksum [B] of each observation [B, ...]: sum_i odd^(i+1) word_i mod 2**64, over its bytes as 64-bit words."""
-    flat = np.ascontiguousarray(observations).reshape(len(observations), -1)
-    if flat.dtype.itemsize != 8:
-        flat = flat.view(np.uint8)
-        flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8)))
-    words = flat.view(np.uint64)
-    return words @ powers(words.shape[1])
-
-
-@lru_cache(maxsize=64)
-def powers(n: int) -> NDArray[np.uint64]:
-    """Return odd^1 ... odd^n mod 2**64."""
-    return np.cumprod(np.full(n, _ODD, dtype=np.uint64))
-
-
-def spell_checksums(sums: NDArray[np.uint64]) -> str:
-    """Return the hexadecimal of the checksums [T + 1]: 4 digits each, 16 of the last."""
-    return (sums[:-1] >> np.uint64(48)).astype(">u2").tobytes().hex() + f"{int(sums[-1]):016x}"
-
-
-def stream_of(streams: Streams, row: int) -> list[Any]:
-    """Return what `row` draws next, as JSON: PCG64's state and increment in hexadecimal, and how many numbers of its block are still unread."""
-    state = streams.generators[row].bit_generator.state
-    if state["bit_generator"] != "PCG64":
-        raise TypeError(f"Row {row} draws from {state['bit_generator']}; only PCG64, NumPy's and Gymnasium's default, can be recorded.")
-    inner = state["state"]
-    return [f"{inner['state']:032x}{inner['inc']:032x}", streams.block_size - int(streams._cursors[row])]
-
-
-def generator_of(words: str, unread: int) -> np.random.Generator:
-    """Return a generator whose next doubles are those that `stream_of` found still unread, and then those after them."""
-    bits = np.random.PCG64(0)
-    state = {"state": int(words[:32], 16), "inc": int(words[32:], 16)}
-    bits.state = {"bit_generator": "PCG64", "state": state, "has_uint32": 0, "uinteger": 0}
-    return np.random.Generator(bits.advance(-unread))  # a double takes one step of PCG64, so those drawn ahead lie just behind
-
-
-def plain(value: Any) -> Any:
-    """Return `value` as JSON can hold it; raises `TypeError` for what it cannot."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, PurePath):
-        return str(value)
-    raise TypeError(f"A {type(value).__name__} is nothing that JSON can hold.")
-
-
-class Lines:
-    """A file that grows by whole lines; what processes and environments write to it side by side is never mixed."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
-        self._file: Any = None
-
-    def append(self, line: str) -> None:
-        """Append one line by one unbuffered write."""
-        if self._file is None:
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
-            if not _ends_whole(self.path):
-                self._file.write(b"\n")  # a run that was killed in mid-line must not spoil ours
-        data = f"{line}\n".encode()
-        if self._file.write(data) != len(data):
-            raise OSError(f"{self.path}: a record was cut in mid-line; is the disk full?")
-
-    def close(self) -> None:
-        """Close the file; another `append` opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_file": None}  # a copy opens the file for itself
-
-
-def _ends_whole(path: str) -> bool:
-    with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 1))
-        return size == 0 or file.read() == b"\n"
-
-
-def read(path: str | Path) -> Iterator[Record | Damaged]:
+def read(path: str | Path) -> Iterator[Record | Unusable]:
     """Yield the records of a file, and in their place what is wrong with lines that are none; raises `OSError` if it cannot be read."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -188,7 +98,7 @@ def read(path: str | Path) -> Iterator[Record | Damaged]:
                 try:
                     yield parsed(line, number)
                 except ValueError as error:
-                    yield Damaged(number, str(error))
+                    yield Unusable(number, str(error))
 
 
 def parsed(line: bytes, number: int) -> Record:

@@ -102,11 +102,12 @@ def generate(
         num_maps: how many; the first ones of a longer family are those of a shorter one.
         split: "train", "val" or "test"; no layout of walls is in two of them, for no two seeds.
         seed: another one gives other maps of the same split.
-        min_moves: start and goal are at least this many moves apart; None is a quarter of rows and columns together (4 for size 8).
+        min_moves: start and goal are at least this many moves apart; None is half of rows and columns together (8 for size 8):
+            closer ones make going straight to the goal too good a plan.
     """
     height, width = (size, size) if isinstance(size, int) else size
     _check(family, height, width, density, num_maps, split)
-    apart = (height + width) // 4 if min_moves is None else min_moves
+    apart = (height + width) // 2 if min_moves is None else min_moves
     generator = np.random.default_rng([seed, sorted(FAMILIES).index(family), SPLITS.index(split), height, width])
     found: dict[bytes, tuple[BoolArray, int, int]] = {}
     for _ in range(rounds := 40 + 40 * num_maps // CANDIDATES):
@@ -135,7 +136,7 @@ def _check(family: str, height: int, width: int, density: float, num_maps: int, 
 
 def split_of(layout: BoolArray) -> str:
     """Return the split that a layout [H, W] belongs to: a third of all layouts each, on every machine."""
-    digest = blake2b(bytes(layout.shape) + np.packbits(layout).tobytes(), digest_size=6).digest()
+    digest = blake2b(repr(layout.shape).encode() + np.packbits(layout).tobytes(), digest_size=6).digest()
     return SPLITS[int.from_bytes(digest, "big") % len(SPLITS)]
 
 

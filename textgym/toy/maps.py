@@ -175,7 +175,9 @@ def checked(maps: Maps, needs_start: bool = True, needs_goal: bool = True) -> Ma
         for cell, symbol, needed in ((maps.starts[index], START, needs_start), (maps.goals[index], GOAL, needs_goal)):
             if needed and cell < 0:
                 word = "start" if symbol == START else "goal"
-                raise MapError(f"{maps.spot(index, maps.walls[index].size - 1)}: the map ends without a {word}; draw one {symbol!r}, or ask for {word}='random'.")
+                raise MapError(
+                    f"{maps.spot(index, maps.walls[index].size - 1)}: the map ends without a {word}; draw one {symbol!r}, or ask for {word}='random'."
+                )
         _check_ways(maps, index, needs_start, needs_goal)
     return maps
 

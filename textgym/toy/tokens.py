@@ -1,7 +1,8 @@
 """Diagnostic token tasks, one question each, best and random return known: `best_return("textgym/Even-v0", vocab_size=8)`.
 
 Sizes run from "every prefix can be enumerated" (vocab_size=4, max_new_tokens=3) to "only learning can do it".
-Here stand those of one paid token or one paid text; `counted` has those that count right tokens, `puzzles` those with a grammar. How ids are spelled, and what an early end means, is said in `diagnostics`; `random` below means uniform over all V ids, EOS among them.
+Here stand those that pay one token or the whole text; `counted` has those that count right tokens, `puzzles` those with a grammar.
+How ids are spelled, and what an early end means, is said in `diagnostics`; `random` below means uniform over all V ids, EOS among them.
 
 Axis legend: B completions, G columns of generated tokens, V ids, S = V - 1 symbols.
 """
