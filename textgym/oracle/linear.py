@@ -32,7 +32,7 @@ def linear_solution(matrix: Any, constant: FloatArray, factor: float) -> FloatAr
     in without bound when factorised, so an iteration (BiCGSTAB, van der Vorst 1992) goes first, and its answer counts only if its residual vanishes.
     """
     sparse, linalg = scipy_module("sparse"), scipy_module("sparse.linalg")
-    if factor == 0 or matrix.nnz == 0:
+    if factor == 0 or matrix.nnz == 0 or not constant.any():
         return constant.copy()
     system = (sparse.eye_array(matrix.shape[0], format="csr") - factor * matrix).tocsr()
     way = _order(matrix)

@@ -56,11 +56,11 @@ def _spec_of(record: Record) -> EnvSpec:
 
 
 class ReplayStoppedError(ValueError):
-    """The environment refused a recorded start (`step` None) or action."""
+    """The environment refused a recorded start (`step` None) or action; `before` is what was replayed until then."""
 
-    def __init__(self, step: int | None, error: Exception) -> None:
+    def __init__(self, step: int | None, error: Exception, before: Record | None) -> None:
         super().__init__(step, str(error))
-        self.step, self.error = step, error
+        self.step, self.error, self.before = step, error, before
 
 
 def replay(record: Record, env: gym.Env[Any, Any]) -> Record:
@@ -81,7 +81,7 @@ def replay(record: Record, env: gym.Env[Any, Any]) -> Record:
             if terminated or truncated:
                 return _replayed(record, rewards, sums, bool(terminated), bool(truncated), facts_of(info))
     except (ValueError, TypeError, IndexError, AssertionError) as error:
-        raise ReplayStoppedError(t, error) from error
+        raise ReplayStoppedError(t, error, _replayed(record, rewards, sums, False, False, {}) if sums else None) from error
     return _replayed(record, rewards, sums, False, False, {})
 
 
@@ -147,9 +147,17 @@ def verdict(record: Record, env: gym.Env[Any, Any]) -> Verdict:
     try:
         replayed = replay(record, env)
     except ReplayStoppedError as stopped:
-        what, given = ("options", record.options) if stopped.step is None else ("action", record.actions[stopped.step])
-        return Verdict(record, None, Difference(stopped.step, what, given, f"refused ({stopped.error})"), "")
+        return Verdict(record, None, _refusal(record, stopped), "")
     return Verdict(record, replayed, difference(record, replayed), _drawing(env))
+
+
+def _refusal(record: Record, stopped: ReplayStoppedError) -> Difference:
+    """Return what was refused, unless something had differed before."""
+    earlier = None if stopped.before is None else difference(record, stopped.before)
+    if earlier is not None and (earlier.step is None or stopped.step is None or earlier.step < stopped.step):
+        return earlier
+    what, given = ("options", record.options) if stopped.step is None else ("action", record.actions[stopped.step])
+    return Difference(stopped.step, what, given, f"refused ({stopped.error})")
 
 
 def _drawing(env: gym.Env[Any, Any]) -> str:

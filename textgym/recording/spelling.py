@@ -20,10 +20,9 @@ _ODD = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: its powers are spread 
 
 def checksums(observations: NDArray[Any]) -> NDArray[np.uint64]:
     """Return a 64-bit checksum [B] of each observation [B, ...]: sum_i odd^(i+1) word_i mod 2**64, over its bytes as 64-bit words."""
-    flat = np.ascontiguousarray(observations).reshape(len(observations), -1)
-    if flat.dtype.itemsize != 8:
-        flat = flat.view(np.uint8)
-        flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8)))
+    flat = np.ascontiguousarray(observations).reshape(len(observations), -1).view(np.uint8)
+    if flat.shape[1] % 8:
+        flat = np.concatenate([flat, np.zeros((len(flat), -flat.shape[1] % 8), dtype=np.uint8)], axis=1)
     words = flat.view(np.uint64)
     return cast("NDArray[np.uint64]", words @ powers(words.shape[1]))
 
@@ -31,7 +30,7 @@ def checksums(observations: NDArray[Any]) -> NDArray[np.uint64]:
 @lru_cache(maxsize=64)
 def powers(n: int) -> NDArray[np.uint64]:
     """Return odd^1 ... odd^n mod 2**64."""
-    return np.cumprod(np.full(n, _ODD, dtype=np.uint64))
+    return np.cumprod(np.full(n, _ODD, dtype=np.uint64), dtype=np.uint64)
 
 
 def spell_checksums(sums: NDArray[np.uint64]) -> str:

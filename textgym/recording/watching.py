@@ -20,6 +20,7 @@ from .spelling import plain, spell_checksums, stream_of
 
 # What says how an environment is run, and nothing about what happens in an episode.
 _RUNNING = {"num_envs", "vectorization_mode", "autoreset_mode", "copy", "render_mode", "max_episode_steps"}
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 Sums = NDArray[np.uint64]  # [T + 1] checksums of an episode's observations
 
@@ -90,14 +91,10 @@ def _wrapper(name: str, entry_point: str, kwargs: Any) -> list[Any]:
 
 def head_of(spec: EnvSpec | None, max_episode_steps: int | None) -> str:
     """Return the beginning of every line: format, version and environment, which never change."""
-    import textgym  # here, since `textgym` itself may import this module
+    from .. import __version__  # here, since `textgym` itself may import this module
 
-    head = {"format": FORMAT, "textgym": textgym.__version__, "id": None if spec is None else spec.id, "spec": changes_of(spec, max_episode_steps)}
+    head = {"format": FORMAT, "textgym": __version__, "id": None if spec is None else spec.id, "spec": changes_of(spec, max_episode_steps)}
     return _compact(head)[:-1]
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def episode_of(row: int, episode: int, seed: int | None, stream: list[Any], options: dict[str, Any]) -> dict[str, Any]:

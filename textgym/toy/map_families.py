@@ -17,7 +17,7 @@ from .maps import Maps
 from .shortest_paths import distances
 
 SPLITS = ("train", "val", "test")
-CANDIDATES = 256  # drawn at a time: a constant, so that the first maps of a longer family are those of a shorter one
+CANDIDATES = 64  # drawn at a time: a constant, so that the first maps of a longer family are those of a shorter one
 
 
 def random_walls(generator: np.random.Generator, num: int, height: int, width: int, density: float) -> BoolArray:
@@ -110,7 +110,7 @@ def generate(
     apart = (height + width) // 2 if min_moves is None else min_moves
     generator = np.random.default_rng([seed, sorted(FAMILIES).index(family), SPLITS.index(split), height, width])
     found: dict[bytes, tuple[BoolArray, int, int]] = {}
-    for _ in range(rounds := 40 + 40 * num_maps // CANDIDATES):
+    for _ in range(rounds := 160 + 40 * num_maps // CANDIDATES):
         for layout, start, goal in zip(*_candidates(generator, family, height, width, density, max(1, apart)), strict=True):
             if split_of(layout) == split:
                 found.setdefault(layout.tobytes(), (layout, int(start), int(goal)))

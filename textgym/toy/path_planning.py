@@ -60,12 +60,12 @@ def path_planning(
         family: "walls", "rooms" or "mazes": generated maps instead of `map`. This and the next six are the arguments of `map_families.generate`.
         size: rows and columns, as one number or two.
         density: the share of walls of the family "walls".
-        num_maps: how many.
+        num_maps: how many maps.
         split: "train", "val" or "test"; maps of different splits never have the same walls.
         map_seed: another one gives other maps of the same split.
         min_moves: start and goal are at least so many moves apart; None is (rows + columns) // 2.
         start: "map" is the one that the map draws; "random" is drawn for each episode among the cells from which a path leads to the goal.
-        goal: "map" or "random", likewise.
+        goal: likewise.
         view: None (four numbers), "local" (the window of 2 * radius + 1 cells around the agent; outside is wall), "map" (all of it),
             or "cell" (the number of the agent's cell, row * width + column, for tables: one map, goal="map", not continuous).
         radius: of the local view.
@@ -78,10 +78,8 @@ def path_planning(
         step_size: length of a move in the plane, where the map is the unit square; at most one cell.
         goal_radius: see `continuous`.
     """
-    if map is not None and family is not None:
-        raise ValueError(f"map={map!r} and family={family!r}: give one of them.")
     generated = None if family is None else generate(family, sizes(size), density, num_maps, split, map_seed, min_moves)
-    maps = given_maps("four_rooms" if map is None else map, start, goal) if generated is None else generated
+    maps = chosen(map, generated, start, goal)
     _check(start, goal, view, radius, slip, max_steps)
     finer = int(np.ceil(1 / (min(maps.height, maps.width) * step_size))) if continuous and step_size > 0 else 1
     limit = maps.walls[0].size * finer if max_steps is None else max_steps
@@ -89,8 +87,13 @@ def path_planning(
     return (ContinuousPathCore if continuous else PathCore)(task, num_rows)
 
 
-def given_maps(map: MapChoice, start: str = "map", goal: str = "map") -> Maps:
-    """Return the maps that `map` names; raises `MapError` where they lack a start or goal that they should have, or a path between them."""
+def chosen(map: MapChoice | None, generated: Maps | None, start: str = "map", goal: str = "map") -> Maps:
+    """Return the generated maps, or those that `map` names; raises `MapError` where these lack a start or goal that they should have, or a path between."""
+    if map is not None and generated is not None:
+        raise ValueError("There are a map and a family of generated maps: give one of them.")
+    if generated is not None:
+        return generated
+    map = "four_rooms" if map is None else map
     return checked(map if isinstance(map, Maps) else load_maps(map), start == "map", goal == "map")
 
 

@@ -18,7 +18,7 @@ from ..task import Completions, Prompt, Task
 from ..tokenizers import WordTokenizer
 from .map_families import generate
 from .maps import Maps
-from .path_planning import MapChoice, given_maps, sizes
+from .path_planning import MapChoice, chosen, sizes
 from .shortest_paths import MOVES, optimal_moves, transitions
 
 SPELLING = {"#": "#", ".": ".", "S": "A", "G": "G"}  # the agent stands on the start
@@ -105,12 +105,10 @@ def path_planning_text(
         max_new_tokens: the budget; None is one for each cell of a map, so that the shortest path and EOS always fit.
         info_text: put the finished text into `info["text"]`.
     """
-    if map is not None:
-        maps = given_maps(map)
-    elif family is not None:
-        maps = generate(family, sizes(size), density, num_maps, split, map_seed, min_moves)
-    else:
+    if map is None and family is None:
         raise ValueError("There is neither a map nor a family; give one of them.")
+    generated = None if map is not None or family is None else generate(family, sizes(size), density, num_maps, split, map_seed, min_moves)
+    maps = chosen(map, generated)
     task = Task(
         prompts=map_prompts(maps),
         tokenizer=WordTokenizer(WORDS),
