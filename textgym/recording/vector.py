@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
@@ -21,10 +21,15 @@ from ..vector import GymVectorEnv, VectorStep
 from .spelling import checksums, facts_of, plain, stream_of
 from .watching import Lines, checked_space, episode_of, head_of, line_of, watched
 
+if TYPE_CHECKING:
+    _Wrapper = VectorWrapper[Any, Any, Any, Any, Any]
+else:
+    _Wrapper = VectorWrapper  # no generic class in gymnasium 1.1
+
 _FIRST_STEPS = 64
 
 
-class RecordVectorEpisode(VectorWrapper[Any, Any, Any, Any, Any]):
+class RecordVectorEpisode(_Wrapper):
     """Append one JSON line to `path` for every episode of every row, as `RecordEpisode` does; in all autoreset modes.
 
     It stands directly on the native vector environment: Gymnasium cannot build vector wrappers again. Its lines replay in the single form, which equals
@@ -32,14 +37,14 @@ class RecordVectorEpisode(VectorWrapper[Any, Any, Any, Any, Any]):
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], path: str | Path) -> None:
-        super().__init__(env)
         if not isinstance(env, GymVectorEnv):
             raise TypeError(f"RecordVectorEpisode stands directly on a GymVectorEnv, not on {type(env).__name__}; wrap the recorded environment instead.")
         checked_space(env.single_observation_space)
         checked_space(env.single_action_space)
+        self._watch, self._lines = watched(env), Lines(path)
+        super().__init__(env)  # after all that may raise: Gymnasium closes on deletion what has an environment
         self._face = env
         self._head = head_of(env.spec, env.max_episode_steps)
-        self._watch, self._lines = watched(env), Lines(path)
         rows = env.num_envs
         self._live = np.zeros(rows, dtype=np.bool_)  # [N] the row has an episode whose start was seen
         self._counts = np.zeros(rows, dtype=np.int64)  # [N] its steps
@@ -53,26 +58,22 @@ class RecordVectorEpisode(VectorWrapper[Any, Any, Any, Any, Any]):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin episodes on all rows or on those of `options["reset_mask"]`; those that were running there are recorded as cut."""
-        chosen = {key: value for key, value in (options or {}).items() if key != "reset_mask"}
-        spelled = plain(chosen)
+        chosen = plain({key: value for key, value in (options or {}).items() if key != "reset_mask"})
         observations, infos = self.env.reset(seed=seed, options=options)
         started = self._watch.take()
         for row in started:
             self._cut(row)
             self._seeds[row] = self._seed_of(row, seed)
-        self._begin(started, checksums(observations), [self._share(chosen, spelled, row) for row in started])
+        self._begin(started, checksums(observations), [self._share(chosen, row) for row in started])
         return observations, infos
 
     def _seed_of(self, row: int, seed: int | Sequence[int | None] | None) -> int | None:
         value = seed[row] if isinstance(seed, Sequence | np.ndarray) else None if seed is None else seed + row
         return self._seeds[row] if value is None else int(value)
 
-    def _share(self, options: Mapping[str, Any], spelled: Mapping[str, Any], row: int) -> dict[str, Any]:
-        per_row = {key for key, value in options.items() if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and self._is_per_row(value)}
-        return {key: value[row] if key in per_row else value for key, value in spelled.items()}
-
-    def _is_per_row(self, value: Any) -> bool:
-        return self.num_envs > 1 and np.ndim(value) > 0 and len(value) == self.num_envs
+    def _share(self, options: Mapping[str, Any], row: int) -> dict[str, Any]:
+        rows = self.num_envs
+        return {key: value[row] if rows > 1 and isinstance(value, list) and len(value) == rows else value for key, value in options.items()}
 
     def step(self, actions: Any) -> VectorStep:
         """Pass the actions on, and note what came of them on the rows that were live."""

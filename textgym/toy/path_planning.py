@@ -72,8 +72,7 @@ def path_planning(
         slip: probability that a move goes to its left or right instead, evenly.
         goal_reward: paid where the goal is reached, which ends the episode.
         step_cost: paid for each move, the last one included.
-        max_steps: moves after which the episode is truncated; None is one for each cell (in the plane: for each step through each cell),
-            so that the shortest path always fits.
+        max_steps: moves after which the episode is truncated; None is one for each cell (in the plane: for each step through each cell).
         continuous: places in the plane instead of cells; the goal is reached within `goal_radius`.
         step_size: length of a move in the plane, where the map is the unit square; at most one cell.
         goal_radius: see `continuous`.

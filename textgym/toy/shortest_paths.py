@@ -61,7 +61,7 @@ def transitions(walls: BoolArray) -> IntArray:
     table = np.empty((num, height, width, 4), dtype=np.int64)
     for move, (down, right) in enumerate(DELTAS.tolist()):
         there = np.s_[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
-        table[..., move] = np.where(blocked[there] | walls, here, around[there])
+        table[..., move] = np.where(blocked[there], here, around[there])
     return table.reshape(-1)
 
 
