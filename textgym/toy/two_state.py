@@ -61,6 +61,14 @@ class TwoState:
         self._steps = np.zeros(num_rows, dtype=np.int64)  # of the present episode
         self._rich_steps = np.zeros(num_rows, dtype=np.int64)  # of those, the ones that reached the rich state
 
+    def best_return(self) -> float | None:
+        """Return the best expected return of an episode; None if it never ends."""
+        return None if self.horizon is None else best_return(self.horizon, rewards=tuple(self.rewards), slip=self.slip)
+
+    def random_return(self) -> float | None:
+        """Return the expected return of uniform random actions; None if the episode never ends."""
+        return None if self.horizon is None else random_return(self.horizon, rewards=tuple(self.rewards), slip=self.slip)
+
     @property
     def P(self) -> Table:
         """Return the table of transitions in Gymnasium's toy-text format; it knows of no horizon, and rewards are those expected."""
