@@ -1,4 +1,4 @@
-"""How fast TextGen-v0 is, in tokens a second on one thread: `python -m benchmarks.environment`.
+"""How fast the environments are, in steps a second on one thread: `python -m benchmarks.environment`, and `--toy` for the toy tasks.
 
 Random tokens drawn beforehand, real prompts, ends and rewards. The ways of playing take turns in slices of time, and the median slice counts.
 A step that only resets a row (NEXT_STEP) is no token.
@@ -25,6 +25,19 @@ from .machine import describe, print_table
 
 ID = "TextGen-v0"
 BARS = {"native": 10e6, "native with text": 5e6, "single": 110e3}  # tokens a second; the native ones at 1,024 rows
+TOY: dict[str, tuple[str, dict[str, Any], float | None]] = {  # id, options, and the bar at 1,024 rows
+    "TwoState": ("textgym/TwoState-v0", {}, 4e6),
+    "TwoState, slip": ("textgym/TwoState-v0", {"slip": 0.2}, 2e6),
+    "grid": ("textgym/PathPlanning-v0", {}, 4e6),
+    "grid, slip": ("textgym/PathPlanning-v0", {"slip": 0.2}, 2e6),
+    "grid, 1,000 maps": ("textgym/PathPlanning-v0", {"family": "walls"}, 4e6),
+    "grid, 1,000 maps, random ends": ("textgym/PathPlanning-v0", {"family": "walls", "start": "random", "goal": "random"}, None),
+    "grid, whole map shown": ("textgym/PathPlanning-v0", {"family": "walls", "view": "map"}, None),
+    "plane": ("textgym/PathPlanning-v0", {"continuous": True}, None),
+    "path planning as text": ("textgym/PathPlanningText-v0", {}, None),
+    "Even": ("textgym/Even-v0", {}, None),
+    "Countdown": ("textgym/Countdown-v0", {}, None),
+}
 STEPS = 48  # of one call of a player: two budgets of tokens, so that every slice sees ends
 BLOCKS = 10  # of random actions drawn beforehand, played in turn
 
@@ -33,7 +46,10 @@ Player = Callable[[], int]  # plays on for STEPS steps and returns how many toke
 
 @dataclass(frozen=True)
 class Args:
-    """Measure the speed of TextGen-v0."""
+    """Measure the speed of TextGen-v0, or of the toy tasks."""
+
+    toy: bool = False
+    """the toy tasks instead"""
 
     num_envs: int = 1024
     """rows of the native vector environment"""
@@ -116,6 +132,15 @@ def ways(num_envs: int) -> list[Way]:
     return found
 
 
+def toy_ways(num_envs: int) -> list[Way]:
+    """Return the toy tasks, native and in SAME_STEP mode."""
+    found = []
+    for name, (id, options, bar) in TOY.items():
+        env = gym.make_vec(id, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP.value, **options)
+        found.append(Way(f"{name}, {num_envs} rows", vector_player(env), bar if num_envs == 1024 else None))
+    return found
+
+
 def speeds(players: Mapping[str, Player], seconds: float, rounds: int) -> dict[str, float]:
     """Return the median speed of each player in tokens a second; they take turns."""
     seen: dict[str, list[float]] = {name: [] for name in players}
@@ -138,12 +163,12 @@ def _speed(player: Player, seconds: float) -> float:
 def main(args: Args) -> dict[str, Any]:
     """Measure, print, write and return the figures."""
     machine = describe("numpy", "gymnasium")
-    chosen = ways(args.num_envs)
+    chosen = toy_ways(args.num_envs) if args.toy else ways(args.num_envs)
     found = speeds({way.name: way.player for way in chosen}, args.seconds, args.rounds)
     figures = [Figure(way.name, round(found[way.name]), way.bar, None if way.bar is None else found[way.name] >= way.bar) for way in chosen]
     print(machine)
-    columns = ["way", "tokens/s", "bar", "met"]
-    print_table(f"{ID}, one thread, medians of {args.rounds} slices", columns, [figure.cells() for figure in figures])
+    columns = ["way", "steps/s" if args.toy else "tokens/s", "bar", "met"]
+    print_table(f"{'Toy tasks' if args.toy else ID}, one thread, medians of {args.rounds} slices", columns, [figure.cells() for figure in figures])
     report = {
         "machine": machine,
         "num_envs": args.num_envs,
