@@ -34,20 +34,24 @@ def _advantage(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.P
     )
 
 
-def ppo(job: Annotated[PPOText, tyro.conf.arg(name="")]) -> int:
+Todo = Callable[[], int]
+
+
+def ppo(job: Annotated[PPOText, tyro.conf.arg(name="")]) -> Todo:
     """Train a language model by PPO on TextGen-v0.
 
     Without arguments: tiny film reviews, continued so that they are positive; no download, about a minute on two cores.
     """
-    return _finish(train(job))
+    return lambda: _finish(train(job))
 
 
-def resume(folder: tyro.conf.Positional[Path]) -> int:
+def resume(folder: tyro.conf.Positional[Path]) -> Todo:
     """Go on with the run in FOLDER where it was stopped; it ends as if it had never been."""
     path = folder / "config.json"
     if not path.is_file():
-        raise JobError(f"{path} is missing, so {folder} is no run folder; name one that `python -m agents ppo` wrote.")
-    return _finish(train(replace(from_json(json.loads(path.read_text(encoding="utf-8"))), folder=folder), resume=True))
+        raise ValueError(f"{path} is missing, so {folder} is no run folder; name one that `python -m agents ppo` wrote.")
+    job = replace(from_json(json.loads(path.read_text(encoding="utf-8"))), folder=folder)
+    return lambda: _finish(train(job, resume=True))
 
 
 def _finish(outcome: Any) -> int:
@@ -55,14 +59,22 @@ def _finish(outcome: Any) -> int:
 
 
 def main() -> None:
-    """Run the command that the arguments name; exit 0 if it was done, 1 if not, 2 for wrong arguments."""
+    """Do what the arguments say; exit 0 if it was done, 1 if not, 2 for wrong arguments."""
     commands: dict[str, Callable[..., Any]] = {"ppo": ppo, "resume": resume}
     try:
-        code: int = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m agents", description=__doc__, registry=REGISTRY)
+        todo: Todo = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m agents", description=__doc__, registry=REGISTRY)
+    except (ValueError, TypeError) as error:  # the choices' own checks
+        sys.exit(_complain(error, 2))
+    try:
+        code = todo()
     except (JobError, ScorerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 1
+        code = _complain(error, 1)
     sys.exit(code)
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

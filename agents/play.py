@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
@@ -56,8 +57,18 @@ class Move(NamedTuple):
 
 def begin(env: AnyVectorEnv, policy: Policy, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Position:
     """Reset every row and return where play starts."""
+    check_fit(env, policy)
     observations, infos = env.reset(seed=seed, options=None if options is None else dict(options))
     return position_of(observations, infos, policy)
+
+
+def check_fit(env: AnyVectorEnv, policy: Policy) -> None:
+    """Raise where an environment cannot be played: it is no vector environment, or speaks another vocabulary than the policy."""
+    if not hasattr(env, "num_envs"):
+        raise TypeError(f"{env} is a single environment; play and training need rows: gym.make_vec(..., num_envs=N).")
+    vocab_size, actions = getattr(policy, "vocab_size", None), env.single_action_space
+    if vocab_size is not None and isinstance(actions, Discrete) and vocab_size != actions.n:
+        raise ValueError(f"The environment has {actions.n} token ids, the policy was built for {vocab_size}: build it with vocab_size={actions.n}.")
 
 
 def position_of(observations: NDArray[Any], infos: Mapping[str, Any], policy: Policy) -> Position:

@@ -248,8 +248,8 @@ class Run:
     def _say_how_it_ended(self) -> None:
         saved = f"saved in {self.folder}" if self._saved == self.done else "nothing saved"
         if self.interrupted and self.done < self.total:
-            how = "; to go on, start it again with resume=True (--resume)." if self._saved == self.done else "."
-            self._display.say(f"Interrupted after {self.done} of {self.total} iterations, {saved}{how}")
+            how = "; resume=True goes on from there" if self._saved == self.done else ""
+            self._display.say(f"Interrupted after {self.done} of {self.total} iterations, {saved}{how}.")
         elif self.stopped is not None:
             self._display.say(f"Stopped after {self.done} of {self.total} iterations, {saved}: {self.stopped}")
 

@@ -223,7 +223,7 @@ class TestErrors:
         unknown = run("ppo", "--advantage", "gea(gamma=1.0)")
         assert unknown.returncode == 2
         assert "gae" in unknown.stdout + unknown.stderr
-        assert run("resume", str(tmp_path)).returncode == 1
+        assert run("resume", str(tmp_path)).returncode == 2
         helped = run("ppo", "--help")
         assert helped.returncode == 0
         assert "--prompt-tokens" in helped.stdout

@@ -282,7 +282,7 @@ def test_one_interrupt_ends_after_the_iteration_and_two_or_a_kill_at_once(tmp_pa
                 child.send_signal(steps.pop(0)[1])
     assert child.returncode == -signal.SIGKILL
     end = lines.index("end once 4 True True")
-    assert lines[end - 1] == f"Interrupted after 4 of 7 iterations, saved in {tmp_path / 'once'}; to go on, start it again with resume=True (--resume)."
+    assert lines[end - 1] == f"Interrupted after 4 of 7 iterations, saved in {tmp_path / 'once'}; resume=True goes on from there."
     end = lines.index("end twice 3 True True")
     assert lines[end - 1] == "KeyboardInterrupt"
     assert [load_checkpoint(tmp_path / name).iteration for name in ("once", "twice", "killed")] == [4, 2, 2]

@@ -88,6 +88,8 @@ class TextCore:
         return Step(rewards, terminated, np.zeros(len(actions), dtype=np.bool_))
 
     def _checked(self, actions: NDArray[Any]) -> IntArray:
+        if actions.ndim != 1:
+            raise ValueError(f"An action is one token id a row; got an array of shape {actions.shape} for all rows together.")
         if actions.dtype != np.int64:
             if actions.dtype.kind not in "iu":
                 raise ValueError(f"Actions are token ids (integers), got dtype {actions.dtype}.")
@@ -233,7 +235,10 @@ def _name(scorer: Scorer) -> str:
 
 
 def _checked_scores(values: Any, name: str, completions: Completions) -> FloatArray:
-    scores = np.asarray(values, dtype=np.float64)
+    try:
+        scores = np.asarray(values, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise ScorerError(f"Scorer {name} returned {type(values).__name__}, which is no array of numbers: {error}.") from error
     if scores.shape != (len(completions),):
         raise ScorerError(f"Scorer {name}: {len(completions)} completions came in, so shape ({len(completions)},) must come out, got {scores.shape}.")
     if not np.isfinite(scores).all():

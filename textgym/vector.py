@@ -208,6 +208,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         if n < 1:
             raise ValueError(f"fork needs at least one copy of each row, got n={n}.")
         index = np.repeat(np.asarray(rows, dtype=np.int64), n)
+        if len(index) and not (index.min() >= 0 and index.max() < self.num_envs):
+            raise ValueError(f"Rows to fork must lie in [0, {self.num_envs}), got {np.asarray(rows).tolist()}.")
         if self._over[index].any():
             raise ValueError(f"Only live rows can be forked; the episodes of rows {np.unique(index[self._over[index]])[:8].tolist()} are over.")
         other = object.__new__(GymVectorEnv)

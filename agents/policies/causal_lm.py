@@ -8,6 +8,8 @@ H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,7 @@ class CausalLMPolicy(nn.Module):
 
         Slots are trusted only where the weights are those that filled them and the prefix extends the one seen.
         """
-        self._check_width(observations.shape[-1])
+        self.check_width(observations.shape[-1])
         logits, values, state = self._step(observations, state, starts)
         return acted(logits, values, state, generator, action_masks, temperature)
 
@@ -152,7 +154,7 @@ class CausalLMPolicy(nn.Module):
         One forward per episode segment: the last prefix of a segment holds all earlier ones, and action t stands where
         prefix t ends. Where observations do not extend one another every step is a segment of its own.
         """
-        self._check_width(observations.shape[-1])
+        self.check_width(observations.shape[-1])
         prefixes = observations.cpu().numpy()
         last, segment = segments(prefixes, self.vocab_size)
         lengths = (prefixes != self.vocab_size).sum(-1)  # [T, B]
@@ -189,7 +191,8 @@ class CausalLMPolicy(nn.Module):
     def _device(self) -> torch.device:
         return self.value_head.weight.device
 
-    def _check_width(self, width: int) -> None:
+    def check_width(self, width: int) -> None:
+        """Raise `ValueError` if the model knows fewer positions than `width`."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if isinstance(limit, int) and width > limit:
             raise ValueError(f"Observations hold up to {width} tokens, the model knows {limit} positions: use a shorter budget or a longer model.")
@@ -219,7 +222,8 @@ class CausalLMPolicy(nn.Module):
     def save(self, folder: Path | str) -> None:
         """Write the model in `save_pretrained` layout (safetensors) and the value head beside it."""
         folder = Path(folder)
-        self.model.save_pretrained(folder)  # type: ignore[operator]
+        with _no_bars():
+            self.model.save_pretrained(folder)  # type: ignore[operator]
         metadata = {"vocab_size": str(self.vocab_size)}
         save_file({name: t.contiguous() for name, t in self.value_head.state_dict().items()}, str(Path(folder) / VALUE_HEAD), metadata)
 
@@ -231,6 +235,8 @@ class CausalLMPolicy(nn.Module):
         """
         head = Path(folder) / VALUE_HEAD
         if vocab_size is None:
+            if not Path(folder).is_dir():
+                raise FileNotFoundError(f"{folder} is not a folder; give one that CausalLMPolicy.save or save_pretrained wrote.")
             if not head.exists():
                 raise ValueError(f"{folder} holds no {VALUE_HEAD}, so it does not say how many ids the tokenizer has: pass vocab_size.")
             with safe_open(str(head), "pt") as file:
@@ -271,8 +277,23 @@ def load_model(folder: Path | str) -> nn.Module:
 
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: give a folder written by save_pretrained (nothing is fetched from a hub).")
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    with _no_bars():
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     return model
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep the library's progress bars for weights, which break into ours, off the screen."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def compact(observations: NDArray[np.int64], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

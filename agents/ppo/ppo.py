@@ -28,7 +28,7 @@ from ..run import Run
 class Config:
     """What PPO may be told; the defaults suit the default text task."""
 
-    total_timesteps: int = 120_000  # environment steps (on text: generated tokens) of the whole run
+    total_timesteps: int = 120_000  # environment steps (on text: generated tokens), rounded down to whole iterations, but at least one
     num_steps: int = 24  # steps each environment plays between two updates
     learning_rate: float = 1e-3  # of Adam, at the beginning
     anneal_lr: bool = True  # let the learning rate fall to 0 in a straight line
@@ -48,6 +48,8 @@ class Config:
     kl_horizon: int = 10_000  # episodes over which kl_coef may change by about 20 %
 
     def __post_init__(self) -> None:
+        if not callable(self.advantage):
+            raise TypeError(f"advantage must be an object such as GAE(), or a callable, got {self.advantage!r}; agents.advantages.parse reads a spelling.")
         for name in ("total_timesteps", "num_steps", "num_epochs", "num_minibatches", "kl_horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

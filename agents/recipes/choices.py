@@ -51,6 +51,10 @@ class Model:
     heads: int = 4
     """Its number of attention heads."""
 
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads) < 1 or self.width % self.heads:
+            raise ValueError(f"width={self.width}, layers={self.layers}, heads={self.heads}: give at least 1 of each, and a width that heads divides.")
+
 
 @dataclass(frozen=True)
 class PPOText:
@@ -76,6 +80,11 @@ class PPOText:
     """Threads of torch; small models gain little from a second one, and lose much where it has to be shared."""
     quiet: bool = False
     """Print nothing."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "num_eval", "evaluate_every", "save_every", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
 def to_json(choice: PPOText) -> dict[str, Any]:

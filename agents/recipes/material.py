@@ -67,6 +67,10 @@ class Material(NamedTuple):
 
 def gather(choices: Text, seed: int) -> Material:
     """Return the material that the choices name: the embedded film reviews, or that of a file."""
+    given = {"--heldout": choices.heldout, "--text-column": choices.text_column, "--label-column": choices.label_column}
+    given["--tokenizer"] = None if choices.tokenizer == "bpe" else choices.tokenizer
+    if choices.data is None and (idle := [name for name, value in given.items() if value is not None]):
+        raise ValueError(f"{', '.join(idle)} means nothing without --data: the embedded film reviews have their own. Give --data FILE.")
     return _of_film_reviews(choices, seed) if choices.data is None else _of_file(choices, choices.data)
 
 

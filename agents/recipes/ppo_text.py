@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers.utils.logging import disable_progress_bar
 
 from textgym import tokenizers
 
 from .. import ppo, sft
+from ..advantages import estimate
 from ..files import new_folder, write_json
-from ..play import AnyVectorEnv
+from ..play import AnyVectorEnv, begin, collect
 from ..policies import CausalLMPolicy
 from ..policies.causal_lm import load_model, small_gpt2
 from ..policies.seeding import seeded
@@ -33,6 +33,7 @@ from .choices import PPOText, to_json
 from .material import Material, gather
 from .measure import Measured, measure
 
+HOW_TO_GO_ON = "go on with: python -m agents resume {folder}"
 WARMUP_MODEL = "warmup_model"
 NUM_SHOWN = 6  # prompts continued before and after
 EXPLAINED = {
@@ -70,19 +71,21 @@ def train(job: PPOText, *, resume: bool = False) -> Outcome | None:
     """
     began = time.perf_counter()
     torch.set_num_threads(job.threads)
-    disable_progress_bar()  # the library's own bars would break into ours
     console = Console(quiet=job.quiet, highlight=False)
     with _refusing():
         material = gather(job.text, job.seed)
         folder = job.folder or Path("runs") / f"ppo-{material.name}-seed{job.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         judge, env = material.environment(job.num_eval, heldout=True), material.environment(job.num_envs)
         policy, warm = _language_model(job, material, folder / WARMUP_MODEL, resume)
+        policy.check_width(material.num_positions)
+        _try_out(job, material, policy)
         if not resume:
             _open_folder(folder, job)
     for note in material.notes:
         console.print(note)
     console.print(f"model: {type(policy.model).__name__}, {sum(p.numel() for p in policy.model.parameters()):,} weights, on {torch.get_num_threads()} threads")
     if not warm and not _warm_up(job, material, policy, folder):
+        console.print(HOW_TO_GO_ON.format(folder=folder))
         return None
     nats = sft.next_token_nats(policy, material.heldout_texts)
     bound = f"; no model can go below {material.entropy_rate:.3f}, the text's entropy rate" if material.entropy_rate is not None else ""
@@ -104,7 +107,9 @@ def train(job: PPOText, *, resume: bool = False) -> Outcome | None:
         title=f"ppo on {material.name}",
     )
     after = None
-    if not run.interrupted:
+    if run.interrupted:
+        console.print(HOW_TO_GO_ON.format(folder=folder))
+    else:
         after = _measure(judge, policy, reference, material, np.random.default_rng([job.seed, 2]))
         _report(folder, material, policy, run, before, after, {"warmup_nats": nats, "entropy_rate": material.entropy_rate}, console)
     seconds = time.perf_counter() - began
@@ -127,6 +132,16 @@ def _refusing() -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError) as error:
         raise JobError(str(error)) from error
+
+
+def _try_out(job: PPOText, material: Material, policy: CausalLMPolicy) -> None:
+    """Let scorers and estimator do their work once: what is wrong with them should not come to light after the warm-up."""
+    generator = np.random.default_rng(0)
+    for heldout in (False, True):
+        env = material.environment(2, heldout=heldout)
+        played = collect(env, policy, begin(env, policy, seed=0), generator, episodes_per_row=1)
+        played = collect(env, policy, played.position, generator, num_steps=1)  # windows begin anywhere
+        estimate(job.ppo.advantage, collect(env, policy, played.position, generator, num_steps=job.ppo.num_steps).rollout)
 
 
 def _open_folder(folder: Path, job: PPOText) -> None:

@@ -58,6 +58,8 @@ def from_core(
         ValueError: if the core draws, truncates without `truncation_ends`, or the weights are no probabilities.
         TooManyStates: if there are more prefixes than `limit`, as soon as that is known.
     """
+    if hasattr(core, "unwrapped"):  # an environment, not its core
+        raise TypeError("from_core takes a core: env.unwrapped.core; from_table takes an environment with a table.")
     actions = _num_actions(core)
     roots = _roots(core, prompts)
     if not len(roots):

@@ -64,8 +64,7 @@ def path_planning(
         split: "train", "val" or "test"; maps of different splits never have the same walls.
         map_seed: another one gives other maps of the same split.
         min_moves: start and goal are at least so many moves apart; None is (rows + columns) // 2.
-        start: "map" is the one that the map draws; "random" is drawn for each episode among the cells from which a path leads to the goal.
-        goal: likewise.
+        start, goal: "map" is the one that the map draws; "random" is drawn for each episode among the cells from which a path leads to the goal.
         view: None (four numbers), "local" (the window of 2 * radius + 1 cells around the agent; outside is wall), "map" (all of it),
             or "cell" (the number of the agent's cell, row * width + column, for tables: one map, goal="map", not continuous).
         radius: of the local view.
@@ -77,9 +76,10 @@ def path_planning(
         step_size: length of a move in the plane, where the map is the unit square; at most one cell.
         goal_radius: see `continuous`.
     """
+    _check_generated(family, (size, density, num_maps, split, map_seed, min_moves))
     generated = None if family is None else generate(family, sizes(size), density, num_maps, split, map_seed, min_moves)
     maps = chosen(map, generated, start, goal)
-    _check(start, goal, view, radius, slip, max_steps)
+    _check(start, goal, view, radius, slip, max_steps, (goal_reward, step_cost, step_size, goal_radius))
     finer = int(np.ceil(1 / (min(maps.height, maps.width) * step_size))) if continuous and step_size > 0 else 1
     limit = maps.walls[0].size * finer if max_steps is None else max_steps
     task = PathTask(maps, start, goal, view, radius, slip, goal_reward, step_cost, limit, step_size, goal_radius)
@@ -104,12 +104,19 @@ def sizes(size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def _check(start: str, goal: str, view: str | None, radius: int, slip: float, max_steps: int | None) -> None:
+def _check_generated(family: str | None, given: tuple[Any, ...]) -> None:
+    if family is None and given != (8, 0.15, 1000, "train", 0, None):
+        raise ValueError("size, density, num_maps, split, map_seed and min_moves are of generated maps: give family='walls', 'rooms' or 'mazes', too.")
+
+
+def _check(start: str, goal: str, view: str | None, radius: int, slip: float, max_steps: int | None, sizes: tuple[float, ...]) -> None:
     for name, value in (("start", start), ("goal", goal)):
         if value not in ("map", "random"):
             raise ValueError(f"{name}={value!r}: give 'map' or 'random'.")
     if view not in VIEWS:
         raise ValueError(f"view={view!r}: give one of {list(VIEWS)}.")
+    if not all(isinstance(value, (int, float)) and np.isfinite(value) for value in sizes):
+        raise ValueError(f"goal_reward, step_cost, step_size, goal_radius = {sizes}: give finite numbers.")
     if not 0 <= slip <= 1 or radius < 1 or (max_steps is not None and max_steps < 1):
         raise ValueError(f"slip={slip}, radius={radius}, max_steps={max_steps}: give a probability, and at least 1 of the others.")
 
