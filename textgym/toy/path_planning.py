@@ -62,9 +62,10 @@ def path_planning(
         density: the share of walls of the family "walls".
         num_maps: how many maps.
         split: "train", "val" or "test"; maps of different splits never have the same walls.
-        map_seed: another one gives other maps of the same split.
+        map_seed: another one gives other maps of a split.
         min_moves: start and goal are at least so many moves apart; None is (rows + columns) // 2.
-        start, goal: "map" is the one that the map draws; "random" is drawn for each episode among the cells from which a path leads to the goal.
+        start: "map" is the one that the map draws; "random" is drawn for each episode among the cells from which a path leads to the goal.
+        goal: likewise.
         view: None (four numbers), "local" (the window of 2 * radius + 1 cells around the agent; outside is wall), "map" (all of it),
             or "cell" (the number of the agent's cell, row * width + column, for tables: one map, goal="map", not continuous).
         radius: of the local view.
@@ -76,8 +77,7 @@ def path_planning(
         step_size: length of a move in the plane, where the map is the unit square; at most one cell.
         goal_radius: see `continuous`.
     """
-    _check_generated(family, (size, density, num_maps, split, map_seed, min_moves))
-    generated = None if family is None else generate(family, sizes(size), density, num_maps, split, map_seed, min_moves)
+    generated = _generated(family, size, density, num_maps, split, map_seed, min_moves)
     maps = chosen(map, generated, start, goal)
     _check(start, goal, view, radius, slip, max_steps, (goal_reward, step_cost, step_size, goal_radius))
     finer = int(np.ceil(1 / (min(maps.height, maps.width) * step_size))) if continuous and step_size > 0 else 1
@@ -104,9 +104,12 @@ def sizes(size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def _check_generated(family: str | None, given: tuple[Any, ...]) -> None:
-    if family is None and given != (8, 0.15, 1000, "train", 0, None):
+def _generated(family: str | None, size: int | Sequence[int], density: float, num_maps: int, split: str, map_seed: int, min_moves: int | None) -> Maps | None:
+    if family is not None:
+        return generate(family, sizes(size), density, num_maps, split, map_seed, min_moves)
+    if (size, density, num_maps, split, map_seed, min_moves) != (8, 0.15, 1000, "train", 0, None):
         raise ValueError("size, density, num_maps, split, map_seed and min_moves are of generated maps: give family='walls', 'rooms' or 'mazes', too.")
+    return None
 
 
 def _check(start: str, goal: str, view: str | None, radius: int, slip: float, max_steps: int | None, sizes: tuple[float, ...]) -> None:
