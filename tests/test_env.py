@@ -225,3 +225,19 @@ class TestErrors:
     def test_an_unknown_name_suggests_the_nearest(self, option: str, name: str, nearest: str) -> None:
         with pytest.raises(ValueError, match=nearest):
             gym.make("TextGen-v0", **{option: name})
+
+
+def test_a_score_that_is_no_number_and_an_action_that_is_no_id() -> None:
+    env = GymEnv(SmallCore(scorer=lambda completions: ["good"] * len(completions)))
+    env.reset()
+    with pytest.raises(ValueError, match="one token id a row"):
+        env.step(np.array([1]))
+    with pytest.raises(ScorerError, match="returned list, which is no array of numbers"):
+        env.step(0)
+
+
+def test_options_of_generated_maps_need_a_family() -> None:
+    with pytest.raises(ValueError, match="give family="):
+        gym.make("textgym/PathPlanning-v0", size=20)
+    with pytest.raises(ValueError, match="finite"):
+        gym.make("textgym/PathPlanning-v0", step_cost=float("nan"))

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from agents import ppo, sft
 from agents.advantages import GAE, MonteCarlo
 from agents.kl import adapt_kl_coef
 from agents.play import begin, collect
-from agents.policies import CausalLMPolicy, MLPPolicy, seeded
+from agents.policies import CausalLMPolicy, MLPPolicy, seeded, small_gpt2
 from agents.ppo.ppo import loss
 from agents.rollout import Batch, Rollout
 from agents.run import Run
@@ -325,3 +326,14 @@ def test_what_is_not_valid_has_no_part_in_the_loss(make: Any) -> None:
     by_hand = results[0][1]
     assert results[0][0] == pytest.approx(by_hand["policy_loss"] + 0.5 * by_hand["value_loss"] - 0.1 * by_hand["entropy"])
     assert np.isfinite(results[0][2]).all()
+
+
+def test_a_policy_must_fit_its_environment() -> None:
+    env = GymVectorEnv(SmallCore(), 2)
+    for vocab_size in (4, 9):  # a larger one would take the pads for words
+        with pytest.raises(ValueError, match=rf"6 token ids, the policy was built for {vocab_size}"):
+            ppo.train(env, small_gpt2(vocab_size, 8, width=8, layers=1, heads=1), quiet=True)
+    with pytest.raises(TypeError, match="make_vec"):
+        ppo.train(gym.make("CartPole-v1"), MLPPolicy(4, 2), quiet=True)
+    with pytest.raises(TypeError, match=r"GAE\(\)"):
+        ppo.Config(advantage="gae")

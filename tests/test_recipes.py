@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents import ppo, sft
-from agents.advantages import GAE, NStep
+from agents.advantages import GAE, MonteCarlo, NStep
 from agents.policies import CausalLMPolicy, small_gpt2
 from agents.recipes import JobError, Model, PPOText, Text, train
 from agents.recipes.choices import from_json, to_json
@@ -260,3 +260,23 @@ def test_sst2_in_short_form_learns() -> None:
     assert outcome.after is not None
     assert outcome.after["score"] > outcome.before["score"] + 0.1
     assert outcome.after["gold"] > outcome.before["gold"] + 0.05
+
+
+def test_what_cannot_work_comes_to_light_before_the_warm_up(tmp_path: Path, labelled: Path) -> None:
+    short = small_gpt2(300, 4, width=16, layers=1, heads=2)
+    short.model.save_pretrained(tmp_path / "short")
+    text = Text(data=labelled, heldout=labelled, text_column="0", label_column="1", vocab_size=280, prompt_tokens=2, max_new_tokens=6)
+    jobs: dict[str, PPOText] = {
+        r"episodes_per_row": tiny(tmp_path / "run", ppo=ppo.Config(num_steps=5, advantage=MonteCarlo())),
+        r"the model knows 4 positions": tiny(tmp_path / "run", text=text, model=Model(model=tmp_path / "short")),
+        r"sqrt": tiny(tmp_path / "run", text=Text(scorer="math:sqrt")),
+        r"--label-column, --tokenizer means nothing without --data": tiny(tmp_path / "run", text=Text(label_column="1", tokenizer="words")),
+    }
+    for message, job in jobs.items():
+        with pytest.raises(JobError, match=message):
+            train(job)
+        assert not (tmp_path / "run").exists(), "a run folder was left behind by a job that could not begin"
+    with pytest.raises(ValueError, match="heads divides"):
+        Model(width=65)
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        PPOText(threads=0)

@@ -192,3 +192,11 @@ class TestErrors:
             env.fork([0, 1], 2)
         with pytest.raises(ValueError, match="shape"):
             GymVectorEnv(SmallCore(), 3).set_state(env.get_state())
+
+
+def test_rows_that_do_not_exist_cannot_be_forked() -> None:
+    env = GymVectorEnv(SmallCore(), 3)
+    env.reset(seed=0)
+    for rows in ([3], [-1]):
+        with pytest.raises(ValueError, match=r"lie in \[0, 3\)"):
+            env.fork(rows, 2)
