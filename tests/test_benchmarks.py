@@ -116,3 +116,52 @@ def test_sb3s_ppo_beats_random(tmp_path: Path) -> None:
     _, report = run("third_party.sb3_ppo", json_file=tmp_path / "figures.json")
     (result,) = report["results"]
     assert result["ppo"][1] > result["random"][2]  # low end above high end: (mean, low, high)
+
+
+@pytest.mark.slow
+def test_two_states_are_learned_within_a_hundredth_of_the_best() -> None:
+    from benchmarks import toy
+
+    rows = toy.two_state(toy.Choices(seeds=1))
+    assert [row[0] for row in rows] == ["slip 0.0, seed 0", "slip 0.2, seed 0"]
+    assert all(float(share) > 0.99 for *_, share in rows)
+
+
+@pytest.mark.slow
+def test_the_map_of_four_rooms_is_learned() -> None:
+    from benchmarks import toy
+
+    assert float(toy.fixed_map(toy.Choices(seeds=1))[0][1]) >= 0.99
+
+
+@pytest.mark.slow
+def test_through_a_window_memory_wins() -> None:
+    from benchmarks import toy
+
+    (_, _, recurrent, _), (_, _, forgetful, _) = toy.window(toy.Choices(seeds=1, scale=0.4))
+    assert float(recurrent) > float(forgetful) + 0.2
+
+
+def test_toy_tables_in_small(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from benchmarks import toy
+
+    toy.main(toy.Choices(tasks=("two_state", "fixed_map", "window"), seeds=1, scale=0.001, json=tmp_path / "toy.json"))
+    printed = capsys.readouterr().out
+    assert "TwoState" in printed
+    assert "GRU" in printed
+    assert len(json.loads((tmp_path / "toy.json").read_text())["tables"]["window"]) == 2
+    with pytest.raises(SystemExit, match="no table 'fixed'"):
+        toy.main(toy.Choices(tasks=("fixed",)))
+
+
+@pytest.mark.slow
+def test_ppo_finds_its_way_on_maps_it_has_never_seen() -> None:
+    """Half of the benchmark's steps, and a lower bar: the whole has to reach 0.9."""
+    from agents.policies import CNNPolicy, seeded
+    from benchmarks import toy
+
+    env = toy.make(toy.PATHS, toy.UNSEEN, **toy.EASY, num_maps=toy.UNSEEN, split="test", view="map")
+    with seeded(0):
+        policy = CNNPolicy.for_env(env)
+    toy.trained(policy, 0, 0.5)
+    assert toy.spl(policy, env, 0.0, 0) > 0.8
