@@ -156,12 +156,12 @@ def test_toy_tables_in_small(capsys: pytest.CaptureFixture[str], tmp_path: Path)
 
 @pytest.mark.slow
 def test_ppo_finds_its_way_on_maps_it_has_never_seen() -> None:
-    """Half of the benchmark's steps, and a lower bar: the whole has to reach 0.9."""
+    """The benchmark's own run of one seed: half of its steps reach only about 0.73."""
     from agents.policies import CNNPolicy, seeded
     from benchmarks import toy
 
     env = toy.make(toy.PATHS, toy.UNSEEN, **toy.EASY, num_maps=toy.UNSEEN, split="test", view="map")
     with seeded(0):
         policy = CNNPolicy.for_env(env)
-    toy.trained(policy, 0, 0.5)
-    assert toy.spl(policy, env, 0.0, 0) > 0.8
+    toy.trained(policy, 0, 1.0)
+    assert toy.spl(policy, env, 0.0, 0) >= 0.9
