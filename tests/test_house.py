@@ -17,7 +17,7 @@ pytestmark = pytest.mark.core
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"core", "grammar", "task", "film_reviews"}
+GROUND = {"core", "allowed", "grammar", "task", "film_reviews"}
 MIDDLE = GROUND | {"tokenizers", "prompts", "constraints", "scorers", "episodes", "toy"}
 FACES = MIDDLE | {"env", "vector"}
 TOP = FACES | {"wrappers", "recording", "oracle", "suite"}
@@ -26,7 +26,8 @@ TOP = FACES | {"wrappers", "recording", "oracle", "suite"}
 TEXTGYM: dict[str, set[str]] = {
     "core": set(),
     "grammar": {"core"},
-    "task": {"core"},
+    "allowed": {"core"},
+    "task": {"core", "allowed"},
     "film_reviews": {"core", "grammar", "task"},
     **dict.fromkeys(("tokenizers", "prompts", "constraints", "scorers", "episodes"), GROUND),
     "toy": GROUND | {"tokenizers", "prompts", "episodes"},  # the token tasks are text tasks

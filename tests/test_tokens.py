@@ -19,7 +19,7 @@ from textgym import GymEnv, GymVectorEnv
 from textgym.core import ALL_ROWS, Streams, take_rows
 from textgym.episodes import TextCore
 from textgym.toy import tokens
-from textgym.toy.diagnostics import DenseCore, prompts_of
+from textgym.toy.diagnostics import prompts_of
 from textgym.toy.puzzles import Countdown, reckoned
 from textgym.toy.tokens import best_return, diagnostic, random_return
 
@@ -216,7 +216,6 @@ class TestDense:
         env.reset(seed=0)
         env.step(env.reset(options={"prompt": np.array([5, 6])})[0][:, 3] % 30 + 1)
         fork = env.fork([1], 2)
-        assert isinstance(fork.core, DenseCore)
         actions = np.array([3, 31])
         assert np.array_equal(fork.step(actions[[1, 1]])[1], np.repeat(env.step(actions)[1][1], 2))
 

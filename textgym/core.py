@@ -164,6 +164,15 @@ def core_texts(core: Core) -> list[str]:
     return found
 
 
+def core_masks(core: Core) -> BoolArray:
+    """Return which actions each row may take next, bool [N, A]; raises `TypeError` where nothing is ever forbidden."""
+    masks = getattr(core, "action_masks", None)
+    if masks is None:
+        raise TypeError(f"{type(core).__name__} has no constraint, so it has no action masks.")
+    found: BoolArray = masks()
+    return found
+
+
 _LOW = (1 << 64) - 1
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from .core import ALL_ROWS, Core, CoreFactory, State, Streams, checked_render_mode, core_texts, make_core
+from .core import ALL_ROWS, Core, CoreFactory, State, Streams, checked_render_mode, core_masks, core_texts, make_core
 
 _ROW = np.zeros(1, dtype=np.int64)
 
@@ -68,6 +68,10 @@ class GymEnv(gym.Env[Any, Any]):
     def texts(self) -> list[str]:
         """Return the continuation as it stands, decoded (a list of one; text tasks only)."""
         return core_texts(self.core)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are allowed now, bool [A]: what maskable agents ask for (constrained tasks only)."""
+        return core_masks(self.core)[0]
 
     @property
     def P(self) -> Any:

@@ -1,17 +1,19 @@
 """The words in which a text task is described: prompts, completions, the task itself, and Protocols for its parts.
 
-Axis legend: B completions, P prompt columns, G columns of generated tokens, V vocabulary (V itself is the pad id).
+Axis legend: B completions, P prompt columns, G columns after them, L = P + G, V vocabulary (V itself is the pad id), M numbers remembered.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from .allowed import Allowed
 from .core import BoolArray, FloatArray, IntArray
 
 
@@ -64,6 +66,13 @@ class WordLevel(Protocol):
         ...
 
 
+class Turn(NamedTuple):
+    """What one side said before the other."""
+
+    by_agent: bool
+    text: str
+
+
 @dataclass(frozen=True)
 class Completions:
     """The finished texts of one step, as one batch: all that a scorer sees.
@@ -71,13 +80,14 @@ class Completions:
     Ids come first, text on demand: decoding is the dearest part of an episode's end, and many scorers need none.
     """
 
-    tokens: IntArray  # [B, G] generated ids, EOS included, pads (V) on the right
-    lengths: IntArray  # [B] number of generated ids, EOS included
-    ended: BoolArray  # [B] true where the text ended itself by EOS, false where the budget did
+    tokens: IntArray  # [B, G] generated ids, EOS and answers included, pads (V) on the right
+    lengths: IntArray  # [B] number of those ids
+    ended: BoolArray  # [B] true where EOS or the responder ended the text, false where the budget did (or nothing has yet)
     prompt_tokens: IntArray  # [B, P] pads (V) on the left
     prompt_indices: IntArray  # [B]
     source: PromptSource
     tokenizer: Tokenizer
+    agent: BoolArray | None = None  # [B, G] true where the agent wrote, in tasks that answer back; None: it wrote everything
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -91,6 +101,18 @@ class Completions:
     def prompts(self) -> list[Prompt]:
         """Return the prompt of each row, as its source gave it."""
         return [self.source[i] for i in self.prompt_indices.tolist()]
+
+    @cached_property
+    def turns(self) -> list[list[Turn]]:
+        """Return each row as turns in their order, without EOS; a text that nobody answered is one turn."""
+        if self.agent is None:
+            return [[Turn(True, text)] if text else [] for text in self.texts]
+        rows = zip(self.tokens.tolist(), self.agent.tolist(), self.lengths.tolist(), strict=True)
+        return [self._turns(tokens[:length], agent[:length]) for tokens, agent, length in rows]
+
+    def _turns(self, tokens: list[int], agent: list[bool]) -> list[Turn]:
+        runs = itertools.groupby(zip(agent, tokens, strict=True), key=lambda pair: pair[0])
+        return [Turn(by_agent, self.tokenizer.decode([token for _, token in run])) for by_agent, run in runs]
 
     @cached_property
     def full_texts(self) -> list[str]:
@@ -119,15 +141,76 @@ class ComposedScorer(Scorer, Protocol):
         """Return the score [B] of those parts; calling the scorer is `combine(parts(completions))`."""
 
 
+class Prefixes(NamedTuple):
+    """The texts of B rows as they stand: what a constraint looks at. Nothing may be written into it."""
+
+    tokens: IntArray  # [B, L] as in an observation: the prompt in columns [0, P), pads (V) around
+    ends: IntArray  # [B] the column where the next token goes
+    left: IntArray  # [B] how many tokens the agent may still write, EOS included
+    prompt_columns: int  # P
+
+
+class Rules(Protocol):
+    """A constraint bound to a vocabulary and a budget: pure functions of prefixes, and of what it remembers of each, int64 [B, M]."""
+
+    def begin(self, prefixes: Prefixes, /) -> IntArray:
+        """Return what to remember [B, M] of fresh prompts; M may be 0."""
+
+    def follow(self, memory: IntArray, tokens: IntArray, /) -> IntArray:
+        """Return what to remember [B, M] after the agent wrote `tokens` [B]; a forbidden one counts as not written."""
+
+    def allowed(self, memory: IntArray, prefixes: Prefixes, /) -> Allowed:
+        """Return which ids may come next."""
+
+
+@runtime_checkable
+class Constraint(Protocol):
+    """Which continuations a task allows; a description, picklable, that knows no vocabulary yet."""
+
+    def rules(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_new_tokens: int, /) -> Rules:
+        """Return the constraint for this vocabulary and budget; raises `ValueError` if the vocabulary cannot spell it."""
+
+
+class Answer(NamedTuple):
+    """What a responder says to one dialogue."""
+
+    text: str = ""
+    ids: Sequence[int] | None = None  # ready-made ids in place of the encoded text
+    ends: bool = False  # the dialogue is over after this
+
+
+@runtime_checkable
+class Responder(Protocol):
+    """Who answers when the agent hands over. It keeps nothing: all it knows are the dialogue, its prompt (`data`: a goal, a secret) and one lot a turn."""
+
+    @property
+    def end_of_turn(self) -> Sequence[str]:
+        """Return the tokens by which the agent hands over, spelled; each must be one token."""
+        ...
+
+    def __call__(self, dialogues: Completions, lots: FloatArray, /) -> Sequence[Answer]:
+        """Return an answer to each of the B dialogues that wait for one; `lots` [B] are uniform numbers in [0, 1) to decide chances by."""
+
+
 @dataclass(frozen=True)
 class Task:
-    """A text task: where it begins, how it is spelled, what it is worth, and how long it may grow."""
+    """A text task: where it begins, how it is spelled, what it is worth, how long it may grow, what it forbids and who answers."""
 
     prompts: PromptSource
     tokenizer: Tokenizer
     scorer: Scorer
     max_prompt_tokens: int = 8
-    max_new_tokens: int = 24
+    max_new_tokens: int = 24  # the agent's own tokens, in all turns together
     cut_prompts: bool = False  # cut a prompt that is too long on its left, instead of refusing it
+    prompt_weights: Sequence[float] | None = None  # how often each prompt comes, relative to the others; None: equally often
     info_text: bool = False  # put the finished text into info["text"]
-    gold: Scorer | None = field(default=None)  # measured at the end (info["gold"]), never paid
+    gold: Scorer | None = None  # measured at the end (info["gold"]), never paid
+    dense: bool = False  # pay at every step what the score has risen by; the scorer must make sense of unfinished texts
+    gamma: float = 1.0  # the discount of dense rewards: r_t = gamma phi(s_{t+1}) - phi(s_t)
+    chunk: int = 1  # tokens of one action; above 1 actions are MultiDiscrete
+    constraint: Constraint | None = None
+    forbidden_penalty: float = 1.0  # what a token costs that the constraint forbids
+    forbidden_ends: bool = True  # it also ends the text, which is then scored as it stands
+    info_mask: bool = True  # put the mask of the allowed ids into info["action_mask"] at every step
+    responder: Responder | None = None
+    max_response_tokens: int = 0  # columns for the answers, in all turns together

@@ -27,6 +27,7 @@ from .core import (
     State,
     Streams,
     checked_render_mode,
+    core_masks,
     core_texts,
     make_core,
     take_rows,
@@ -182,6 +183,10 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             print("\n".join(self.core.render(row, "ansi") for row in range(self.num_envs)))
             return None
         return tuple(self.core.render(row, self.render_mode) for row in range(self.num_envs))
+
+    def action_masks(self) -> BoolArray:
+        """Return which actions are allowed now, bool [N, A] (constrained tasks only)."""
+        return core_masks(self.core)
 
     def texts(self) -> list[str]:
         """Return the continuations as they stand, decoded, one a row (text tasks only)."""

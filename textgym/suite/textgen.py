@@ -8,7 +8,7 @@ from pathlib import Path
 from .. import prompts as prompt_sources
 from .. import scorers, tokenizers
 from ..episodes import TextCore
-from ..task import Prompt, PromptSource, Scorer, Task, Tokenizer
+from ..task import Prompt, PromptSource, Responder, Scorer, Task, Tokenizer
 
 
 def text_gen(
@@ -22,7 +22,13 @@ def text_gen(
     max_prompt_tokens: int = 8,
     max_new_tokens: int = 24,
     cut_prompts: bool = False,
+    prompt_weights: Sequence[float] | None = None,
     info_text: bool = False,
+    dense: bool = False,
+    gamma: float = 1.0,
+    chunk: int = 1,
+    responder: Responder | None = None,
+    max_response_tokens: int = 0,
 ) -> TextCore:
     """Return the core of TextGen-v0; the defaults continue a tiny film review so that it is positive.
 
@@ -37,7 +43,13 @@ def text_gen(
         max_prompt_tokens: columns for the prompt, right-aligned.
         max_new_tokens: the budget of generated tokens.
         cut_prompts: cut a prompt that is too long on its left, instead of refusing it.
+        prompt_weights: how often each prompt of the split comes, relative to the others; None: equally often.
         info_text: put the finished text into `info["text"]`.
+        dense: pay at every step what the score has risen by, as a potential difference; the scorer must make sense of unfinished texts.
+        gamma: the discount of dense rewards.
+        chunk: tokens of one action; above 1, actions are `MultiDiscrete`.
+        responder: who answers when the agent hands over.
+        max_response_tokens: columns for the answers, in all turns together.
     """
     source = prompt_sources.make(prompts)
     registered = isinstance(prompts, str) and prompts in prompt_sources.PROMPTS
@@ -49,6 +61,12 @@ def text_gen(
         max_prompt_tokens=max_prompt_tokens,
         max_new_tokens=max_new_tokens,
         cut_prompts=cut_prompts,
+        prompt_weights=prompt_weights,
         info_text=info_text,
+        dense=dense,
+        gamma=gamma,
+        chunk=chunk,
+        responder=responder,
+        max_response_tokens=max_response_tokens,
     )
     return TextCore(task, num_rows)

@@ -13,13 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..core import FloatArray, IntArray, Rows, Step, Streams
-from ..episodes import TextCore, scores_of
+from ..core import FloatArray
+from ..episodes import TextCore
 from ..prompts import ListPrompts, split
 from ..task import Completions, Prompt, PromptSource, Task
 from ..tokenizers import WordTokenizer
@@ -71,53 +70,12 @@ class Diagnostic(ABC):
     def task(self) -> Task:
         """Return the text task; every prompt's reference is `solution`."""
         prompt_tokens, new_tokens = self.lengths()
-        return Task(prompts_of(self), WordTokenizer(self.words()), self, max_prompt_tokens=prompt_tokens, max_new_tokens=new_tokens)
+        dense = bool(getattr(self, "dense", False))
+        return Task(prompts_of(self), WordTokenizer(self.words()), self, max_prompt_tokens=prompt_tokens, max_new_tokens=new_tokens, dense=dense)
 
     def core(self, num_rows: int) -> TextCore:
         """Return the core of the task."""
-        return (DenseCore if getattr(self, "dense", False) else TextCore)(self.task(), num_rows)
-
-
-class DenseCore(TextCore):
-    """A text core that pays at every step what the score has risen by: r_t = phi(s_{t+1}) - phi(s_t), with phi the scorer on the text so far.
-
-    The return is the sparse one less phi(s_0), as with Ng, Harada & Russell (1999), "Policy invariance under reward transformations";
-    so the scorer must make sense of unfinished texts, and of the empty one.
-    """
-
-    def __init__(self, task: Task, num_rows: int) -> None:
-        super().__init__(task, num_rows)
-        self._all = np.arange(num_rows)
-        self._potentials = np.zeros(num_rows)
-
-    def start(self, rows: IntArray, streams: Streams, options: Mapping[str, Any]) -> None:
-        """Put a prompt on each row, as a text core does, and look up what it is worth."""
-        super().start(rows, streams, options)
-        self._potentials[rows] = self._scores(rows)
-
-    def advance(self, rows: Rows, actions: NDArray[Any], streams: Streams) -> Step:
-        """Append one token to each row and pay the difference that it makes."""
-        step, index = super().advance(rows, actions, streams), self._all[rows]
-        scores = self._scores(index)
-        rewards = scores - self._potentials[index]
-        self._potentials[index] = scores
-        return step._replace(rewards=rewards)
-
-    def _scores(self, rows: IntArray) -> FloatArray:
-        return scores_of(self.task.scorer, self.completions(rows))["score"]
-
-    def get_state(self) -> dict[str, NDArray[Any]]:
-        """Return the text core's state and the potentials [N]."""
-        return {**super().get_state(), "potentials": self._potentials.copy()}
-
-    def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Become what `get_state` described."""
-        super().set_state(state)
-        self._potentials[:] = state["potentials"]
-
-    def like(self, num_rows: int) -> DenseCore:
-        """Return an unstarted core of the same task with `num_rows` rows."""
-        return DenseCore(self.task, num_rows)
+        return TextCore(self.task(), num_rows)
 
 
 @lru_cache(maxsize=64)

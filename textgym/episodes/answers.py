@@ -1,0 +1,94 @@
+"""Asking the responder, and checking what it says.
+
+Axis legend: B dialogues that wait for an answer, N rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+
+from ..core import BoolArray, FloatArray, IntArray
+from ..task import Answer, Completions, Responder, Task, Tokenizer
+
+
+class ResponderError(ValueError):
+    """A responder failed, or said what cannot stand in a text."""
+
+
+def hand_over_table(task: Task) -> BoolArray | None:
+    """Return which ids hand over to the responder, bool [V]; None where nobody answers. Raises `ValueError` where that cannot work."""
+    if task.responder is None:
+        if task.max_response_tokens:
+            raise ValueError(f"max_response_tokens={task.max_response_tokens} makes room for answers, but nobody gives any: pass responder=, or leave it 0.")
+        return None
+    if task.max_response_tokens < 1:
+        raise ValueError("A responder needs room for its answers: give max_response_tokens, for all turns of an episode together.")
+    table = np.zeros(task.tokenizer.vocab_size, dtype=np.bool_)
+    table[[_one_id(word, task.tokenizer) for word in task.responder.end_of_turn]] = True
+    if not table.any() or table[task.tokenizer.eos_id]:
+        raise ValueError(f"{_name(task.responder)} must name at least one token that ends a turn, and EOS is none: it ends the text.")
+    return table
+
+
+def _one_id(word: str, tokenizer: Tokenizer) -> int:
+    ids = tokenizer.encode(word)
+    if len(ids) != 1:
+        raise ValueError(f"A turn ends by one token, but the tokenizer spells {word!r} with {len(ids)}: {ids}; choose a word that is one token.")
+    return ids[0]
+
+
+def answers_of(responder: Responder, dialogues: Completions, lots: FloatArray, room: IntArray) -> tuple[list[list[int]], BoolArray]:
+    """Return the ids of each answer, and whether it ends the dialogue [B].
+
+    Args:
+        responder: who answers.
+        dialogues: what was said so far, B rows.
+        lots: uniform numbers [B].
+        room: how many tokens each answer may have [B].
+
+    Raises:
+        ResponderError: naming prompt and dialogue, if it fails, gives other than B answers, leaves the vocabulary, or says too much.
+    """
+    try:
+        answers = list(responder(dialogues, lots))
+    except Exception as error:
+        raise ResponderError(
+            f"{_name(responder)} raised {type(error).__name__}: {error} (to {_shown(dialogues, 0)}, the first of {len(dialogues)})."
+        ) from error
+    if len(answers) != len(dialogues):
+        raise ResponderError(f"{_name(responder)}: {len(dialogues)} dialogues came in, so as many answers must come out, got {len(answers)}.")
+    ids = [_ids_of(responder, answer, dialogues, i, int(room[i])) for i, answer in enumerate(answers)]
+    return ids, np.array([bool(answer.ends) for answer in answers], dtype=np.bool_)
+
+
+def _ids_of(responder: Responder, answer: Answer, dialogues: Completions, i: int, room: int) -> list[int]:
+    if not isinstance(answer, Answer):
+        raise ResponderError(f"{_name(responder)} returned {answer!r} to {_shown(dialogues, i)}; an answer is textgym.task.Answer(text=...).")
+    if answer.ids is None:
+        try:
+            ids = dialogues.tokenizer.encode(answer.text)
+        except ValueError as error:
+            raise ResponderError(f"{_name(responder)} answered {answer.text[:80]!r} to {_shown(dialogues, i)}: {error}") from error
+    else:
+        ids = [int(token) for token in islice(answer.ids, room + 1)]  # ids may come from a generator that never ends
+    if len(ids) > room:
+        raise ResponderError(
+            f"{_name(responder)} answered more than the {room} tokens that are left of max_response_tokens, to {_shown(dialogues, i)}; "
+            "raise max_response_tokens, or let it say less or end the dialogue."
+        )
+    vocab_size = dialogues.tokenizer.vocab_size
+    if wrong := [token for token in ids if not 0 <= token < vocab_size]:
+        raise ResponderError(f"{_name(responder)} answered with id {wrong[0]}, outside the vocabulary of {vocab_size}, to {_shown(dialogues, i)}.")
+    if dialogues.tokenizer.eos_id in ids:
+        raise ResponderError(f"{_name(responder)} answered with EOS to {_shown(dialogues, i)}; a dialogue is ended by Answer(..., ends=True).")
+    return ids
+
+
+def _shown(dialogues: Completions, i: int) -> str:
+    return f"{dialogues.prompts[i].text!r} -> {dialogues.texts[i]!r}"
+
+
+def _name(responder: Responder) -> str:
+    return type(responder).__name__

@@ -1,0 +1,84 @@
+"""What a constraint says of the rows of a core, kept up to date as they grow.
+
+Axis legend: N rows, B rows of one call, M numbers remembered, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..allowed import Allowed
+from ..core import ALL_ROWS, BoolArray, IntArray, Rows
+from ..task import Prefixes, Rules
+
+Part = TypeVar("Part", np.int64, np.bool_)
+
+
+class Legality:
+    """For each of N rows: what the rules remember of its text, and what they allow next."""
+
+    def __init__(self, rules: Rules, num_rows: int, vocab_size: int) -> None:
+        self.rules, self.num_rows, self.vocab_size = rules, num_rows, vocab_size
+        self.memory: IntArray | None = None  # [N, M], laid out at the first start: only then is M known
+        self._allowed = Allowed()  # of all rows
+        self._open = np.zeros(num_rows, dtype=np.bool_)  # [N] the text goes on: only then does it matter what comes next
+
+    def begin(self, rows: IntArray, prefixes: Prefixes) -> BoolArray:
+        """Look at fresh prompts on `rows`; return where nothing at all is allowed [B]."""
+        memory = self.rules.begin(prefixes)
+        if self.memory is None:
+            self.memory = np.zeros((self.num_rows, memory.shape[1]), dtype=np.int64)
+        self.memory[rows] = memory
+        return self.look(rows, prefixes, np.ones(len(rows), dtype=np.bool_))
+
+    def permits(self, rows: Rows, tokens: IntArray) -> BoolArray:
+        """Return whether the token [B] of each row is one of those that were allowed."""
+        return self._allowed.take(rows).has(tokens)
+
+    def follow(self, rows: Rows, tokens: IntArray) -> None:
+        """Remember the tokens [B] that the agent wrote on `rows`."""
+        assert self.memory is not None  # a row is started before it is advanced
+        self.memory[rows] = self.rules.follow(self.memory[rows], tokens)
+
+    def look(self, rows: Rows, prefixes: Prefixes, going_on: BoolArray) -> BoolArray:
+        """Find what is allowed next on `rows`; return where the text goes on [B] but nothing is."""
+        assert self.memory is not None
+        found = self.rules.allowed(self.memory[rows], prefixes)
+        self._open[rows] = going_on
+        if isinstance(rows, slice):
+            self._allowed = found
+        else:
+            old, n = self._allowed, self.num_rows
+            self._allowed = Allowed(_written(old.ids, found.ids, rows, n), _written(old.mask, found.mask, rows, n), _written(old.banned, found.banned, rows, n))
+        return found.nothing(len(going_on), self.vocab_size) & going_on
+
+    def masks(self, rows: Rows = ALL_ROWS) -> BoolArray:
+        """Return one flag an id [B, V]; all true where a text is over, since nothing is asked there."""
+        going_on = self._open[rows]
+        flags = self._allowed.take(rows).dense(len(going_on), self.vocab_size)
+        flags[~going_on] = True
+        return flags
+
+    def get_state(self) -> dict[str, IntArray | BoolArray]:
+        """Return what is remembered [N, M] and which texts go on [N]; what is allowed follows from them and the texts."""
+        memory = np.zeros((self.num_rows, 0), dtype=np.int64) if self.memory is None else self.memory.copy()
+        return {"memory": memory, "open": self._open.copy()}
+
+    def set_state(self, state: Mapping[str, IntArray | BoolArray], prefixes: Prefixes) -> None:
+        """Become what `get_state` described, on these texts."""
+        self.memory = np.array(state["memory"], dtype=np.int64)
+        self.look(ALL_ROWS, prefixes, np.array(state["open"], dtype=np.bool_))
+
+
+def _written(old: NDArray[Part] | None, new: NDArray[Part] | None, rows: IntArray, num_rows: int) -> NDArray[Part] | None:
+    """Return the part `old` of all rows with `new` in the place of `rows`; what is the same for all rows needs no place."""
+    if new is None or new.ndim == 1:
+        return new
+    if old is None:
+        old = np.zeros((num_rows, new.shape[1]), dtype=new.dtype)
+    old[rows] = new
+    return old
