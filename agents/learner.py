@@ -12,8 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from .play import AnyVectorEnv, Position, begin
+from .play import AnyVectorEnv, Played, Position, begin, collect
 from .policies import Policy
+from .prompting import Prompting, State
+from .rollout import FloatArray
 from .seeds import Generators, generator_state, generators, restore_generator
 
 
@@ -38,12 +40,54 @@ class Learner:
     generators: Generators
     position: Position
     coefficients: dict[str, float] = field(default_factory=dict)  # what an algorithm adapts as it goes
+    prompting: Prompting | None = None  # chooses the prompts; without it the environment does
+    prompts: State = field(default_factory=dict)  # what `prompting` knows of them
 
     @classmethod
-    def start(cls, env: AnyVectorEnv, policy: Policy, optimizer: torch.optim.Optimizer, seed: int) -> Learner:
+    def start(
+        cls,
+        env: AnyVectorEnv,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        prompting: Prompting | None = None,
+        num_prompts: int | None = None,
+    ) -> Learner:
         """Return a learner at the beginning: the environment is reset with the run's own seed."""
+        if (prompting is None) != (num_prompts is None):
+            raise ValueError("prompting= and num_prompts= belong together: a choice of prompts, and how many the environment has.")
         streams = generators(seed)
-        return cls(env, policy, optimizer, streams, begin(env, policy, seed=streams.environments))
+        prompts = {} if prompting is None or num_prompts is None else prompting.start(num_prompts)
+        return cls(env, policy, optimizer, streams, begin(env, policy, seed=streams.environments), prompting=prompting, prompts=prompts)
+
+    def play(self, num_steps: int, episodes_per_row: int | None = None, temperature: float = 1.0) -> Played:
+        """Play a window of steps from where play stands or, if `episodes_per_row` is given, whole episodes from a reset.
+
+        With `prompting` each row plays one episode on the prompt chosen for it; the rollout then holds `groups`.
+        """
+        if episodes_per_row is not None:
+            played = self._play_episodes(episodes_per_row, temperature)
+        elif self.prompting is None:
+            played = collect(self.env, self.policy, self.position, self.generators.policy, num_steps=num_steps, temperature=temperature)
+        else:
+            raise ValueError("Prompts are chosen at a reset, and windows of steps have none: set episodes_per_row=1 for prompting.")
+        self.position = played.position
+        return played
+
+    def _play_episodes(self, episodes_per_row: int, temperature: float) -> Played:
+        generator = self.generators.policy
+        if self.prompting is None:
+            position = begin(self.env, self.policy)
+            return collect(self.env, self.policy, position, generator, episodes_per_row=episodes_per_row, temperature=temperature)
+        if episodes_per_row != 1:
+            raise ValueError(f"A prompt is chosen for the one episode that a row plays: set episodes_per_row=1 for prompting, not {episodes_per_row}.")
+        prompts, groups = self.prompting.choose(self.prompts, self.env.num_envs, self.generators.prompts)
+        position = begin(self.env, self.policy, options={"prompt": prompts})
+        played = collect(self.env, self.policy, position, generator, episodes_per_row=1, temperature=temperature)
+        scores = scores_of(played)
+        told = np.isfinite(scores)
+        self.prompts = self.prompting.learn(self.prompts, prompts[told], scores[told])
+        return played._replace(rollout=played.rollout._replace(groups=np.broadcast_to(groups, played.rollout.valid.shape)))
 
     def get_state(self) -> dict[str, Any]:
         """Return weights, optimiser, random streams, environment and position, as `files.save_state` takes them."""
@@ -55,6 +99,7 @@ class Learner:
             "environment": self.env.get_state() if isinstance(self.env, Resumable) else None,
             "position": {name: value for name, value in where._asdict().items() if name != "policy_state" or isinstance(value, np.ndarray)},
             "coefficients": self.coefficients,
+            "prompts": dict(self.prompts),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -67,6 +112,7 @@ class Learner:
         for name, value in state["generators"].items():
             restore_generator(getattr(self.generators, name), value)
         self.coefficients = dict(state["coefficients"])
+        self.prompts = dict(state.get("prompts", {}))
         if state["environment"] is not None and isinstance(self.env, Resumable):
             self.env.set_state(state["environment"])
             fresh = {"policy_state": self.policy.initial_state(len(state["position"]["starts"]))}  # a cache; what a recurrent policy remembers was saved
@@ -74,3 +120,12 @@ class Learner:
         else:
             warnings.warn(f"{self.env} cannot be put back where it stood: its episodes begin anew, and the run will differ.", stacklevel=2)
             self.position = begin(self.env, self.policy, seed=int(self.generators.minibatches.integers(2**31)))
+
+
+def scores_of(played: Played) -> FloatArray:
+    """Return what the one episode of each row came to [N]: its `score` where the environment tells scores (NaN where it told none), else its return.
+
+    A dense return lacks what the prompt was worth to begin with, so it would not compare prompts.
+    """
+    told = played.ends.get("score", played.ends["return"])
+    return told[played.rollout.ends.argmax(axis=0), np.arange(told.shape[1])]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
@@ -63,12 +63,30 @@ def begin(env: AnyVectorEnv, policy: Policy, seed: int | None = None, options: M
 
 
 def check_fit(env: AnyVectorEnv, policy: Policy) -> None:
-    """Raise where an environment cannot be played: it is no vector environment, or speaks another vocabulary than the policy."""
+    """Raise where an environment cannot be played: it is no vector environment, or its actions have another vocabulary or size than the policy's."""
     if not hasattr(env, "num_envs"):
         raise TypeError(f"{env} is a single environment; play and training need rows: gym.make_vec(..., num_envs=N).")
     vocab_size, actions = getattr(policy, "vocab_size", None), env.single_action_space
-    if vocab_size is not None and isinstance(actions, Discrete) and vocab_size != actions.n:
-        raise ValueError(f"The environment has {actions.n} token ids, the policy was built for {vocab_size}: build it with vocab_size={actions.n}.")
+    continuous = getattr(policy, "continuous", None if vocab_size is None else False)  # None: a stranger's policy may know better
+    if continuous is False and isinstance(actions, Box):
+        raise TypeError(f"The policy makes choices, the environment's actions are real numbers, {actions}: GaussianPolicy is for those.")
+    if continuous and not isinstance(actions, Box):
+        raise TypeError(f"The policy draws real numbers, the environment's actions are choices, {actions}: MLPPolicy.for_env(env) makes one for those.")
+    if vocab_size is None or not isinstance(actions, Discrete | MultiDiscrete):
+        return
+    sizes = [int(actions.n)] if isinstance(actions, Discrete) else actions.nvec.tolist()
+    chunk = getattr(policy, "chunk", 1)
+    if sizes != [vocab_size] * len(sizes):
+        raise ValueError(f"The environment has {max(sizes)} token ids, the policy was built for {vocab_size}: build it with vocab_size={max(sizes)}.")
+    if (chunk > 1 or isinstance(actions, MultiDiscrete)) and chunk != len(sizes):
+        raise ValueError(
+            f"An action of the environment has {_tokens(len(sizes))}, one of the policy {_tokens(chunk)}: "
+            f"build the policy with chunk={len(sizes)}, or make the environment with chunk={chunk}."
+        )
+
+
+def _tokens(num: int) -> str:
+    return "1 token" if num == 1 else f"{num} tokens"
 
 
 def position_of(observations: NDArray[Any], infos: Mapping[str, Any], policy: Policy) -> Position:

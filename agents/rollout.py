@@ -35,6 +35,8 @@ class Rollout(NamedTuple):
     baselines: FloatArray | None = None  # [T, N]
     action_masks: BoolArray | None = None  # [T, N, A] true where an action was allowed
     memory: NDArray[Any] | None = None  # [1, N, H] what a recurrent policy remembered before step 0
+    target_log_probs: FloatArray | None = None  # [T, N] the same actions under the present policy, where an older one played
+    action_values: FloatArray | None = None  # [T, N] Q(observations, actions) of the present policy
 
     def require(self, field: str) -> NDArray[Any]:
         """Return the named field; raises `ValueError` that names it if it was not collected."""

@@ -18,6 +18,7 @@ class Generators(NamedTuple):
     policy: np.random.Generator  # samples actions
     minibatches: np.random.Generator  # shuffles
     evaluation: np.random.Generator  # what an evaluation draws, so that evaluating more often changes nothing else
+    prompts: np.random.Generator  # chooses prompts, where the environment is told which to play
 
 
 def generators(run_seed: int, rank: int = 0) -> Generators:

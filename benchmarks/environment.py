@@ -1,4 +1,6 @@
-"""How fast the environments are, in steps a second on one thread: `python -m benchmarks.environment`, and `--toy` for the toy tasks.
+"""How fast the environments are, in steps a second on one thread: `python -m benchmarks.environment`, `--toy`, `--powers`.
+
+The toy tasks are another table, and so is TextGen-v0 with each power of the core switched on.
 
 Random tokens drawn beforehand, real prompts, ends and rewards. The ways of playing take turns in slices of time, and the median slice counts.
 A step that only resets a row (NEXT_STEP) is no token.
@@ -16,10 +18,13 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 import textgym  # noqa: F401 (registers the suite)
 from agents.files import write_json
+from textgym.film_reviews import film_reviews
+from textgym.prompts import make, split
 
 from .machine import describe, print_table
 
@@ -38,6 +43,27 @@ TOY: dict[str, tuple[str, dict[str, Any], float | None]] = {  # id, options, and
     "Even": ("textgym/Even-v0", {}, None),
     "Countdown": ("textgym/Countdown-v0", {}, None),
 }
+NUM_PROMPTS = len(split(make("film_reviews"), "train"))
+KEEP = {"forbidden_ends": False}  # random tokens break every rule: they shall cost and not end the text, or all texts would be short
+ALLOW_LIST = {"name": "allow_list", "words": list(film_reviews().words[:100])}
+SUMS: dict[str, Any] = {"prompts": ["12 + 3", "4 - 9"], "tokenizer": "byte", "scorer": {"name": "length", "target": 12}}
+POWERS: dict[str, dict[str, Any]] = {  # options of TextGen-v0
+    "nothing": {},
+    "allow-list of 100 words": {"constraint": ALLOW_LIST, **KEEP},
+    "allow-list, mask on request": {"constraint": ALLOW_LIST, "info_mask": False, **KEEP},
+    "no bigram twice": {"constraint": {"name": "no_repeat", "n": 2}, **KEEP},
+    "minimum length": {"constraint": {"name": "min_length", "n": 8}, **KEEP},
+    "grammar": {"constraint": "film_grammar", **KEEP},
+    "three together": {"constraint": [{"name": "no_repeat", "n": 2}, {"name": "min_length", "n": 4}, ALLOW_LIST], **KEEP},
+    "dense rewards": {"dense": True},
+    "chunks of 4": {"chunk": 4},
+    "whole responses": {"chunk": 24},
+    "chunks of 4, dense": {"chunk": 4, "dense": True},
+    "weighted prompts": {"prompt_weights": list(range(1, 1 + NUM_PROMPTS))},
+    "composed score, gold": {"scorer": {"name": "weighted_sum", "parts": {"good": ["sentiment", 1.0], "varied": ["repetition", 0.5]}}, "gold": "film_grammar"},
+    "sums, in bytes": SUMS,
+    "the same with a calculator": {**SUMS, "responder": "calculator", "max_response_tokens": 96},
+}
 STEPS = 48  # of one call of a player: two budgets of tokens, so that every slice sees ends
 BLOCKS = 10  # of random actions drawn beforehand, played in turn
 
@@ -50,7 +76,8 @@ class Args:
 
     toy: bool = False
     """the toy tasks instead"""
-
+    powers: bool = False
+    """TextGen-v0 with each power of the core switched on instead"""
     num_envs: int = 1024
     """rows of the native vector environment"""
     seconds: float = 2.0
@@ -77,27 +104,33 @@ class Figure(NamedTuple):
     bar: float | None
     met: bool | None  # None where there is no bar
 
-    def cells(self) -> list[str]:
-        """Return its line of the table."""
+    def cells(self, first: int | None = None) -> list[str]:
+        """Return its line of the table: held to its bar, or beside the `first`."""
+        if first is not None:
+            return [self.name, f"{self.tokens_per_second:,}", f"{self.tokens_per_second / first:.2f}", ""]
         held = ["", ""] if self.bar is None else [f"{self.bar:,.0f}", "yes" if self.met else "NO"]
         return [self.name, f"{self.tokens_per_second:,}", *held]
 
 
 def vector_player(env: VectorEnv[Any, Any, Any]) -> Player:
     """Return a player of a vector environment in its own autoreset mode."""
-    mode, n = env.metadata["autoreset_mode"], env.num_envs
-    blocks = cycle(np.random.default_rng(0).integers(env.single_action_space.n, size=(BLOCKS, STEPS, n)))  # type: ignore[attr-defined]
+    mode, n, space = env.metadata["autoreset_mode"], env.num_envs, env.single_action_space
+    ids = space.n if isinstance(space, Discrete) else space.nvec[0]  # type: ignore[attr-defined]
+    blocks = cycle(np.random.default_rng(0).integers(ids, size=(BLOCKS, STEPS, n, *(space.shape or ()))))
+    chunk = max(1, int(np.prod(space.shape or ())))
     env.reset(seed=0)
     over = np.zeros(n, dtype=np.bool_)
 
     def play() -> int:
         nonlocal over
-        tokens = n * STEPS
+        tokens = n * STEPS * chunk
         for row in next(blocks):
             if mode is AutoresetMode.NEXT_STEP:
                 tokens -= int(np.count_nonzero(over))
-            _, _, terminated, truncated, _ = env.step(row)
+            _, _, terminated, truncated, infos = env.step(row)
             over = terminated | truncated
+            if chunk > 1:
+                tokens -= int(infos["dropped_tokens"].sum() + infos.get("final_info", {}).get("dropped_tokens", np.zeros(1)).sum())
             if mode is AutoresetMode.DISABLED and over.any():
                 env.reset(options={"reset_mask": over})
         return tokens
@@ -141,6 +174,15 @@ def toy_ways(num_envs: int) -> list[Way]:
     return found
 
 
+def power_ways(num_envs: int) -> list[Way]:
+    """Return TextGen-v0 with each power switched on, native and in SAME_STEP mode."""
+    found = []
+    for name, options in POWERS.items():
+        env = gym.make_vec(ID, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP.value, **options)
+        found.append(Way(f"{name}, {num_envs} rows", vector_player(env), None))
+    return found
+
+
 def speeds(players: Mapping[str, Player], seconds: float, rounds: int) -> dict[str, float]:
     """Return the median speed of each player in tokens a second; they take turns."""
     seen: dict[str, list[float]] = {name: [] for name in players}
@@ -163,12 +205,13 @@ def _speed(player: Player, seconds: float) -> float:
 def main(args: Args) -> dict[str, Any]:
     """Measure, print, write and return the figures."""
     machine = describe("numpy", "gymnasium")
-    chosen = toy_ways(args.num_envs) if args.toy else ways(args.num_envs)
+    chosen = (toy_ways if args.toy else power_ways if args.powers else ways)(args.num_envs)
     found = speeds({way.name: way.player for way in chosen}, args.seconds, args.rounds)
     figures = [Figure(way.name, round(found[way.name]), way.bar, None if way.bar is None else found[way.name] >= way.bar) for way in chosen]
     print(machine)
-    columns = ["way", "steps/s" if args.toy else "tokens/s", "bar", "met"]
-    print_table(f"{'Toy tasks' if args.toy else ID}, one thread, medians of {args.rounds} slices", columns, [figure.cells() for figure in figures])
+    columns = ["way", "steps/s" if args.toy else "tokens/s", "of the first" if args.powers else "bar", "" if args.powers else "met"]
+    first = figures[0].tokens_per_second if args.powers else None
+    print_table(f"{'Toy tasks' if args.toy else ID}, one thread, medians of {args.rounds} slices", columns, [figure.cells(first) for figure in figures])
     report = {
         "machine": machine,
         "num_envs": args.num_envs,

@@ -9,7 +9,7 @@ import numpy as np
 
 from textgym.episodes import TextCore
 from textgym.prompts import ListPrompts
-from textgym.task import Completions, Task
+from textgym.task import Answer, Completions, Task
 from textgym.tokenizers import WordTokenizer
 
 if TYPE_CHECKING:
@@ -40,6 +40,17 @@ class TwoParts:
 
     def __call__(self, completions: Completions) -> np.ndarray:
         return self.combine(self.parts(completions))
+
+
+class Echo:
+    """A responder that says the agent's turn again, or by lot nothing or one word more, and leaves when it hears "d" twice in a row."""
+
+    end_of_turn = ("e", "c")
+
+    def __call__(self, dialogues: Completions, lots: np.ndarray) -> list[Answer]:
+        heard = [turns[-1].text for turns in dialogues.turns]
+        said = [text if lot < 0.4 else "" if lot < 0.7 else "b" for text, lot in zip(heard, lots, strict=True)]
+        return [Answer(said[i], ends="d d" in heard[i]) for i in range(len(heard))]
 
 
 def small_task(**changes: Any) -> Task:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.core
 ROOT = Path(__file__).parents[1]
 
 GROUND = {"core", "allowed", "grammar", "task", "film_reviews"}
-MIDDLE = GROUND | {"tokenizers", "prompts", "constraints", "scorers", "episodes", "toy"}
+MIDDLE = GROUND | {"tokenizers", "prompts", "language_models", "constraints", "responders", "scorers", "episodes", "toy"}
 FACES = MIDDLE | {"env", "vector"}
 TOP = FACES | {"wrappers", "recording", "oracle", "suite"}
 
@@ -29,7 +29,8 @@ TEXTGYM: dict[str, set[str]] = {
     "allowed": {"core"},
     "task": {"core", "allowed"},
     "film_reviews": {"core", "grammar", "task"},
-    **dict.fromkeys(("tokenizers", "prompts", "constraints", "scorers", "episodes"), GROUND),
+    **dict.fromkeys(("tokenizers", "prompts", "language_models", "responders", "episodes"), GROUND),
+    **dict.fromkeys(("constraints", "scorers"), GROUND | {"language_models"}),
     "toy": GROUND | {"tokenizers", "prompts", "episodes"},  # the token tasks are text tasks
     "env": {"core"},
     "vector": {"core"},
@@ -46,11 +47,13 @@ AGENTS: dict[str, set[str]] = {
     "rollout": set(),
     "choices": set(),
     "losses": set(),
-    "kl": {"rollout"},
+    "kl": {"rollout", "choices"},
+    "prompting": {"rollout"},
+    "conformance": set(),  # it judges strangers, by arithmetic of its own
     "advantages": {"rollout", "choices"},
 }
 ON_TOP = MAY_IMPORT_TEXTGYM | {"__init__"}
-NO_TORCH = {"rollout", "choices", "kl", "advantages"}  # pure NumPy
+NO_TORCH = {"rollout", "choices", "kl", "prompting", "advantages"}  # pure NumPy
 
 GLOBAL_SEEDS = {"np.random.seed", "numpy.random.seed", "random.seed", "torch.manual_seed", "torch.seed", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all"}
 NUMPY_RANDOM = {"default_rng", "Generator", "SeedSequence", "BitGenerator", "PCG64", "PCG64DXSM", "Philox", "SFC64", "MT19937"}

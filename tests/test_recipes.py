@@ -280,3 +280,16 @@ def test_what_cannot_work_comes_to_light_before_the_warm_up(tmp_path: Path, labe
         Model(width=65)
     with pytest.raises(ValueError, match="threads must be at least 1"):
         PPOText(threads=0)
+
+
+@pytest.mark.slow
+def test_a_grammar_that_cannot_be_left_makes_every_text_grammatical(tmp_path: Path) -> None:
+    """Issue 4: PPO with a grammar constraint on the default task. A minute."""
+    job = PPOText(text=Text(constraint=("film_grammar",)), folder=tmp_path / "run", quiet=True, num_eval=512)
+    outcome = train(job)
+    assert outcome is not None
+    assert outcome.after is not None
+    assert outcome.after["gold"] == 1.0
+    assert outcome.after["eos"] == 1.0, "within the budget, too"
+    assert outcome.after["forbidden"] == 0.0
+    assert outcome.after["score"] > 0.93  # 0.975 on 1,024 samples

@@ -37,5 +37,8 @@ register("textgym/IncreasingNumbers-v0", "textgym.toy.tokens:increasing_numbers"
 register("textgym/Brackets-v0", "textgym.toy.tokens:brackets")
 register("textgym/Countdown-v0", "textgym.toy.tokens:countdown")
 
+register("textgym/GuessNumber-v0", "textgym.toy.guess_number:guess_number")
+register("textgym/SlotFilling-v0", "textgym.suite.slot_filling:slot_filling")
+
 register("textgym/PathPlanning-v0", "textgym.toy.path_planning:path_planning")
 register("textgym/PathPlanningText-v0", "textgym.toy.path_text:path_planning_text")

@@ -16,12 +16,37 @@ from torch import Tensor
 from .causal_lm import CausalLMPolicy, small_gpt2
 from .cnn import CNNPolicy
 from .common import Acted, Evaluated, Memory
+from .gaussian import GaussianPolicy
 from .gru import GRUPolicy
+from .lora import BareBase, load_adapter, merged, save_adapter, with_lora
 from .mlp import MLPPolicy
 from .seeding import seeded
+from .separate import SeparateCritic
+from .seq2seq import Seq2SeqPolicy, small_t5
 from .tabular import TabularPolicy
 
-__all__ = ["Acted", "CNNPolicy", "CausalLMPolicy", "Evaluated", "GRUPolicy", "MLPPolicy", "Memory", "Policy", "TabularPolicy", "seeded", "small_gpt2"]
+__all__ = [
+    "Acted",
+    "BareBase",
+    "CNNPolicy",
+    "CausalLMPolicy",
+    "Evaluated",
+    "GRUPolicy",
+    "GaussianPolicy",
+    "MLPPolicy",
+    "Memory",
+    "Policy",
+    "SeparateCritic",
+    "Seq2SeqPolicy",
+    "TabularPolicy",
+    "load_adapter",
+    "merged",
+    "save_adapter",
+    "seeded",
+    "small_gpt2",
+    "small_t5",
+    "with_lora",
+]
 
 
 class Policy(Protocol):
@@ -41,7 +66,7 @@ class Policy(Protocol):
         action_masks: NDArray[np.bool_] | None = None,
         temperature: float = 1.0,
     ) -> Acted:
-        """Return sampled actions [N], their log-probabilities and values [N], and the next state; temperature 0 is greedy."""
+        """Return sampled actions [N, *], their log-probabilities and values [N], and the next state; temperature 0 is greedy."""
 
     def evaluate(
         self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None

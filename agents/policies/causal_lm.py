@@ -2,13 +2,14 @@
 
 Token observations are [.., L] ids with the pad id V around them (textgym's layout). They are compacted: pads are dropped,
 positions count from the first token. Acting decodes over a cache by slots; evaluating runs one forward per episode segment.
-Axis legend: T steps, N rows of a cache, B rows, L observation columns, S segments, W compacted tokens, K kept positions,
-H hidden size, V vocabulary.
+An action is one token, or a chunk of C tokens whose log-probability is the sum of theirs.
+Axis legend: T steps, N rows of a cache, B rows, C tokens of a chunk, L observation columns, S segments, W compacted tokens,
+K kept positions, M tokens that count, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, to_float64, weights_version
+from .common import Acted, Evaluated, Memory, acted, entropy_of, greedy, log_distribution, picked, to_float64, weights_version
+from .prefixes import agreement, compact, counted_tokens, grown, room_left, segments
 from .seeding import seeded
 from .slot_cache import SlotCache
 
@@ -36,7 +38,7 @@ class Slots:
     """
 
     cache: SlotCache
-    seen: NDArray[np.int64]  # [N, L] the last observation
+    seen: NDArray[np.int64]  # [N, L] the last observation, and what a chunk wrote behind it
     lengths: NDArray[np.int64]  # [N] how many of its tokens are cached
     version: tuple[tuple[int, int], ...]  # see `weights_version`
 
@@ -46,19 +48,29 @@ class CausalLMPolicy(nn.Module):
 
     `vocab_size` is the tokenizer's: the environment's action alphabet, and the id of its pad. Embedding rows beyond it
     are never sampled. Dropout is off, always: what acts and what is evaluated are one distribution.
+
+    `chunk` is how many tokens an action has, as the environment's option of that name. Of a chunk, only those tokens count that can
+    be written: none behind one of `stop_ids` (EOS, the ends of a turn), none beyond the last column. The others are 0, are in no
+    log-probability, and the environment drops them. A token that it drops for a reason that cannot be seen here (a stop id that was
+    not named; the budget of a task that answers back, whose answers have columns too) does count: that is noise, but no bias.
     """
 
     sequential = True
 
-    def __init__(self, model: nn.Module, vocab_size: int, *, use_cache: bool = True) -> None:
+    def __init__(self, model: nn.Module, vocab_size: int, *, use_cache: bool = True, chunk: int = 1, stop_ids: Sequence[int] = ()) -> None:
         super().__init__()
+        if chunk < 1:
+            raise ValueError(f"An action has at least one token, got chunk={chunk}.")
+        if wrong := [i for i in stop_ids if not 0 <= i < vocab_size]:
+            raise ValueError(f"stop_ids are token ids in [0, {vocab_size}), got {wrong[0]}.")
         rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         if vocab_size > rows:
             raise ValueError(
                 f"The tokenizer has {vocab_size} ids, the model embeds {rows}: ids from {rows} on would be out of range. "
                 f"Call model.resize_token_embeddings({vocab_size}), or use the model's own tokenizer."
             )
-        self.model, self.vocab_size, self.use_cache = model.eval(), vocab_size, use_cache
+        self.model, self.vocab_size, self.use_cache, self.chunk = model.eval(), vocab_size, use_cache, chunk
+        self._stops = np.isin(np.arange(vocab_size), list(stop_ids))  # [V]
         head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
         weight: Tensor = head.weight  # type: ignore[assignment]
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
@@ -93,43 +105,65 @@ class CausalLMPolicy(nn.Module):
         action_masks: NDArray[np.bool_] | None = None,
         temperature: float = 1.0,
     ) -> Acted:
-        """Return sampled next tokens, their log-probabilities and values [N].
+        """Return sampled next tokens [N], or chunks of them [N, C], their log-probabilities and values [N].
 
-        Slots are trusted only where the weights are those that filled them and the prefix extends the one seen.
+        The log-probability of a chunk is the sum over the tokens that count; masks of chunks are [N, C * V].
+        Slots are trusted only where the weights are those that filled them, and only as far as the prefix repeats what they have seen.
         """
         self.check_width(observations.shape[-1])
-        logits, values, state = self._step(observations, state, starts)
-        return acted(logits, values, state, generator, action_masks, temperature)
+        num_rows, masks = len(observations), None if action_masks is None else action_masks.reshape(len(observations), self.chunk, -1)
+        prefixes, room = np.array(observations, dtype=np.int64), room_left(observations, self.vocab_size)
+        actions, log_probs, values = np.zeros((num_rows, self.chunk), np.int64), np.zeros(num_rows), np.zeros(0)
+        rows = np.arange(num_rows)  # those that go on
+        for j in range(self.chunk):
+            logits, heads, state = self._step(prefixes, state, starts & (j == 0), rows)
+            one = acted(logits, heads, state, generator, None if masks is None else masks[rows, j], temperature)
+            actions[rows, j], log_probs[rows] = one.actions, log_probs[rows] + one.log_probs
+            values = one.values if j == 0 else values
+            rows = rows[(j + 1 < room[rows]) & ~self._stops[one.actions]]
+            if not len(rows):
+                break
+            prefixes[rows, prefixes.shape[1] - room[rows] + j] = actions[rows, j]
+        return Acted(actions if self.chunk > 1 else actions[:, 0], log_probs, values, state)
 
-    def _step(self, observations: NDArray[np.int64], state: Slots | None, starts: NDArray[np.bool_]) -> tuple[Tensor, Tensor, Slots | None]:
-        tokens, lengths = compact(observations, self.vocab_size)
+    def counted(self, observations: NDArray[np.int64], actions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which tokens of actions [..., C] after prefixes [..., L] count, bool [..., C]; C is 1 where actions are single tokens [...]."""
+        chunks = actions.reshape(*observations.shape[:-1], self.chunk)
+        return counted_tokens(chunks, room_left(observations, self.vocab_size), self._stops)
+
+    def _step(
+        self, prefixes: NDArray[np.int64], state: Slots | None, starts: NDArray[np.bool_], rows: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensor, Slots | None]:
+        """Return logits [B, V] and values [B] at the ends of the prefixes [N, L] of `rows` [B] (in ascending order; None: all), and the slots."""
+        tokens, lengths = compact(prefixes, self.vocab_size)
+        rows = np.arange(len(tokens)) if rows is None else rows
         if not self.use_cache:
-            return (*self._last(tokens, lengths), None)
-        state = self._trusted(observations, state, starts)
-        new = lengths - np.minimum(state.lengths, lengths - 1)
-        logits = torch.empty(len(tokens), self.vocab_size, dtype=self._dtype, device=self._device)
-        values = torch.empty(len(tokens), dtype=self.value_head.weight.dtype, device=self._device)
+            return (*self._last(tokens[rows], lengths[rows]), None)
+        state = self._trusted(prefixes, state, starts)
+        new = (lengths - np.minimum(state.lengths, lengths - 1))[rows]
+        logits = torch.empty(len(rows), self.vocab_size, dtype=self._dtype, device=self._device)
+        values = torch.empty(len(rows), dtype=self.value_head.weight.dtype, device=self._device)
         # One token a row is the common case; rows that begin anew (or got an answer) are encoded together beside it.
-        for rows in (np.flatnonzero(new == 1), np.flatnonzero(new > 1)):
-            if len(rows):
-                at = torch.from_numpy(rows).to(self._device)
-                logits[at], values[at] = self._extend(state.cache, tokens[rows], lengths[rows], new[rows], at)
-        state.seen, state.lengths = observations.copy(), lengths
+        for part in (np.flatnonzero(new == 1), np.flatnonzero(new > 1)):
+            if len(part):
+                slots, at = rows[part], torch.from_numpy(part).to(self._device)
+                logits[at], values[at] = self._extend(state.cache, tokens[slots], lengths[slots], new[part], torch.from_numpy(slots).to(self._device))
+        state.seen, state.lengths[rows] = prefixes.copy(), lengths[rows]
         return logits, values, state
 
-    def _trusted(self, observations: NDArray[np.int64], state: Slots | None, starts: NDArray[np.bool_]) -> Slots:
-        num_rows, width = observations.shape
+    def _trusted(self, prefixes: NDArray[np.int64], state: Slots | None, starts: NDArray[np.bool_]) -> Slots:
+        """Return slots whose `lengths` are what may be relied on: the tokens that these weights encoded and these prefixes repeat."""
+        num_rows, width = prefixes.shape
         version = weights_version(self.model)
-        if state is None or state.seen.shape != observations.shape:
+        if state is None or state.seen.shape != prefixes.shape:
             config = self.model.config.get_text_config()  # type: ignore[operator, union-attr]
             window = getattr(config, "sliding_window", None)
             if isinstance(window, int) and window < width:
                 raise ValueError(f"This model attends to {window} tokens at a time, observations hold up to {width}; pass use_cache=False to the policy.")
             cache = SlotCache(num_rows, width, config.num_hidden_layers)
-            return Slots(cache, np.full_like(observations, self.vocab_size), np.zeros(num_rows, np.int64), version)
-        same = ((state.seen == observations) | (state.seen == self.vocab_size)).all(1) & ~starts
-        same &= (state.seen != self.vocab_size).argmax(1) == (observations != self.vocab_size).argmax(1)
-        state.lengths, state.version = np.where(same & (state.version == version), state.lengths, 0), version
+            return Slots(cache, np.full_like(prefixes, self.vocab_size), np.zeros(num_rows, np.int64), version)
+        shared = agreement(state.seen, prefixes, self.vocab_size)
+        state.lengths, state.version = np.where(starts | (state.version != version), 0, np.minimum(state.lengths, shared)), version
         return state
 
     def _extend(self, cache: SlotCache, tokens: NDArray[np.int64], lengths: NDArray[np.int64], new: NDArray[np.int64], rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,21 +183,31 @@ class CausalLMPolicy(nn.Module):
     def evaluate(
         self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None
     ) -> Evaluated:
-        """Return log-probabilities, values and entropies [T, B] of token observations [T, B, L].
+        """Return log-probabilities, values and entropies [T, B] of actions [T, B], or of chunks [T, B, C], after prefixes [T, B, L].
 
-        One forward per episode segment: the last prefix of a segment holds all earlier ones, and action t stands where
-        prefix t ends. Where observations do not extend one another every step is a segment of its own.
+        One forward per episode segment: the last prefix of a segment, with its chunk behind it, holds all earlier ones, and token j of
+        action t stands j tokens behind the end of prefix t. Where observations do not extend one another every step is a segment of its own.
+        The entropy of a chunk is the sum of those of the distributions that its counted tokens were drawn from: its mean over chunks is theirs.
         """
         self.check_width(observations.shape[-1])
         prefixes = observations.cpu().numpy()
-        last, segment = segments(prefixes, self.vocab_size)
+        chunks, room = actions.cpu().numpy().reshape(*prefixes.shape[:2], self.chunk), room_left(prefixes, self.vocab_size)
+        counted = counted_tokens(chunks, room, self._stops)
+        longer = grown(prefixes, chunks, counted, room)
+        last, segment = segments(prefixes, self.vocab_size, longer)
         lengths = (prefixes != self.vocab_size).sum(-1)  # [T, B]
-        tokens, _ = compact(prefixes.reshape(-1, prefixes.shape[-1])[last], self.vocab_size)
+        tokens, _ = compact(longer.reshape(-1, prefixes.shape[-1])[last], self.vocab_size)
         keep = tokens.shape[1] - int(lengths.min()) + 1
         logits, hidden = self._forward(torch.from_numpy(tokens).to(self._device), keep)
-        at = torch.from_numpy(segment).to(self._device)
-        where = torch.from_numpy(lengths - 1 - (tokens.shape[1] - keep)).to(self._device)
-        return evaluated(logits[at, where], self._values(hidden[at, where]), actions, action_masks, temperature)
+        t, b, j = np.nonzero(counted)  # [M] each
+        ends = lengths - 1 - (tokens.shape[1] - keep)  # [T, B] the kept position where a prefix ends
+        at, where, step = (torch.from_numpy(index).to(self._device) for index in (segment[t, b], ends[t, b] + j, t * prefixes.shape[1] + b))
+        masks = None if action_masks is None else action_masks.reshape(*chunks.shape, -1)[t, b, j]
+        log_probs = log_distribution(logits[at, where], masks, temperature)  # [M, V]
+        chosen = torch.from_numpy(chunks[t, b, j]).to(self._device)
+        sums = [values.new_zeros(lengths.size).index_add(0, step, values).view(lengths.shape) for values in (picked(log_probs, chosen), entropy_of(log_probs))]
+        values = self._values(hidden[torch.from_numpy(segment).to(self._device), torch.from_numpy(ends).to(self._device)])
+        return Evaluated(sums[0], values, sums[1])
 
     @torch.no_grad()
     def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:
@@ -177,7 +221,7 @@ class CausalLMPolicy(nn.Module):
     def predict(
         self, obs: NDArray[Any], state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
     ) -> tuple[NDArray[np.int64], Any]:
-        """Return the most likely token of each row, as other libraries' evaluators ask for it; `deterministic` must be True."""
+        """Return the most likely token of each row, or a chunk of such, as other libraries' evaluators ask for it; `deterministic` must be True."""
         return greedy(self, obs, state, episode_start, deterministic, obs_ndim=1)
 
     # -- the model ------------------------------------------------------------------------------------------------------
@@ -228,10 +272,11 @@ class CausalLMPolicy(nn.Module):
         save_file({name: t.contiguous() for name, t in self.value_head.state_dict().items()}, str(Path(folder) / VALUE_HEAD), metadata)
 
     @classmethod
-    def load(cls, folder: Path | str, vocab_size: int | None = None) -> CausalLMPolicy:
+    def load(cls, folder: Path | str, vocab_size: int | None = None, *, chunk: int = 1, stop_ids: Sequence[int] = ()) -> CausalLMPolicy:
         """Return the policy that `save` wrote; any local folder of a causal `transformers` model works too, with a new value head.
 
-        Such a folder does not know the tokenizer: then `vocab_size` must be given.
+        Such a folder does not know the tokenizer: then `vocab_size` must be given. How weights are played is no part of a folder:
+        `chunk` and `stop_ids` are those of the constructor.
         """
         head = Path(folder) / VALUE_HEAD
         if vocab_size is None:
@@ -241,18 +286,18 @@ class CausalLMPolicy(nn.Module):
                 raise ValueError(f"{folder} holds no {VALUE_HEAD}, so it does not say how many ids the tokenizer has: pass vocab_size.")
             with safe_open(str(head), "pt") as file:
                 vocab_size = int(file.metadata()["vocab_size"])
-        policy = cls(load_model(folder), vocab_size)
+        policy = cls(load_model(folder), vocab_size, chunk=chunk, stop_ids=stop_ids)
         if head.exists():
             policy.value_head.load_state_dict(load_file(str(head)))
         return policy
 
 
 def small_gpt2(
-    vocab_size: int, num_positions: int, *, eos_id: int | None = None, width: int = 64, layers: int = 2, heads: int = 4, seed: int = 0
+    vocab_size: int, num_positions: int, *, eos_id: int | None = None, width: int = 64, layers: int = 2, heads: int = 4, chunk: int = 1, seed: int = 0
 ) -> CausalLMPolicy:
     """Return a policy on an untrained GPT-2 of that size, its weights drawn from `seed`.
 
-    `eos_id` is written into the model's configuration, where `generate` of `transformers` looks for it.
+    `eos_id` is written into the model's configuration, where `generate` of `transformers` looks for it, and stops a chunk.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -268,7 +313,7 @@ def small_gpt2(
         eos_token_id=eos_id,
     )
     with seeded(seed):
-        return CausalLMPolicy(GPT2LMHeadModel(config), vocab_size)
+        return CausalLMPolicy(GPT2LMHeadModel(config), vocab_size, chunk=chunk, stop_ids=() if eos_id is None else (eos_id,))
 
 
 def load_model(folder: Path | str) -> nn.Module:
@@ -294,31 +339,3 @@ def _no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def compact(observations: NDArray[np.int64], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the tokens [B, W] of prefixes [B, L] shifted to the left (0 where there is none) and their lengths [B]."""
-    real = observations != pad
-    lengths, first = real.sum(1), real.argmax(1)
-    if not lengths.all():
-        raise ValueError("An observation holds no token at all: it is the pad id everywhere.")
-    columns = np.arange(int(lengths.max()))
-    tokens = np.take_along_axis(observations, np.minimum(first[:, None] + columns, observations.shape[1] - 1), 1)
-    return np.where(columns < lengths[:, None], tokens, 0), lengths
-
-
-def segments(observations: NDArray[np.int64], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return which flat steps (t * B + b) [S] end a segment, and the segment [T, B] that each step belongs to.
-
-    Step t + 1 continues step t where its prefix begins in the same column, is longer, and repeats every token.
-    """
-    num_steps, num_rows = observations.shape[:2]
-    before, after = observations[:-1], observations[1:]
-    real = observations != pad
-    lengths, first = real.sum(-1), real.argmax(-1)
-    extends = ((before == after) | ~real[:-1]).all(-1) & (lengths[1:] > lengths[:-1]) & (first[1:] == first[:-1])
-    ends = np.concatenate([~extends, np.ones((1, num_rows), np.bool_)])  # [T, B]
-    by_row = ends.T.reshape(-1)  # row after row, so that a segment is a run of steps
-    number = np.concatenate([[0], np.cumsum(by_row)[:-1]]).reshape(num_rows, num_steps).T
-    order = np.flatnonzero(by_row)
-    return (order % num_steps) * num_rows + order // num_steps, number

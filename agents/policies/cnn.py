@@ -20,6 +20,7 @@ class CNNPolicy(nn.Module):
     """Three 3x3 convolutions that keep the size of the map, one dense layer, and a head each for acting and valuing."""
 
     sequential = False
+    continuous = False
 
     def __init__(self, shape: tuple[int, int, int], num_actions: int, channels: int = 32, hidden: int = 128) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """What policies share: their results, and sampling by inverse CDF.
 
-Axis legend: T steps, N environments, B rows, A actions.
+Axis legend: T steps, N environments, B rows, A actions, C tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 class Acted(NamedTuple):
     """One step of N rows."""
 
-    actions: NDArray[np.int64]  # [N]
+    actions: NDArray[np.int64]  # [N], or chunks of tokens [N, C]
     log_probs: NDArray[np.float64]  # [N] of the distribution sampled from, mask and temperature included
     values: NDArray[np.float64]  # [N]
     state: Any

@@ -24,6 +24,7 @@ class GRUPolicy(nn.Module):
     """
 
     sequential = True
+    continuous = False
 
     def __init__(self, num_features: int, num_actions: int, hidden: int = 64) -> None:
         super().__init__()

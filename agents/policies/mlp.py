@@ -1,4 +1,4 @@
-"""A policy for vector observations and discrete actions: two small tanh networks, one that acts and one that values.
+"""A policy for vector observations and discrete actions: small tanh networks, one that acts and one that values.
 
 Axis legend: T steps, B rows, D observation features, A actions.
 """
@@ -19,22 +19,26 @@ from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, to_float
 
 
 class MLPPolicy(nn.Module):
-    """Separate actor and critic with orthogonal weights (Huang et al. 2022, "The 37 implementation details", 2 and 3)."""
+    """Actor and critic with orthogonal weights (Huang et al. 2022, "The 37 implementation details", 2 and 3).
+
+    They are separate networks unless `shared`: then both read one trunk of the hidden layers, and the value loss moves it too.
+    """
 
     sequential = False
+    continuous = False
 
-    def __init__(self, num_features: int, num_actions: int, hidden: Sequence[int] = (64, 64)) -> None:
+    def __init__(self, num_features: int, num_actions: int, hidden: Sequence[int] = (64, 64), *, shared: bool = False) -> None:
         super().__init__()
-        self.actor = tanh_network(num_features, hidden, num_actions, output_gain=0.01)
-        self.critic = tanh_network(num_features, hidden, 1, output_gain=1.0)
+        self.trunk, self.actor, self.critic = trunk_and_heads(num_features, hidden, num_actions, shared)
 
     @classmethod
-    def for_env(cls, env: gym.vector.VectorEnv[Any, Any, Any], hidden: Sequence[int] = (64, 64)) -> MLPPolicy:
+    def for_env(cls, env: gym.vector.VectorEnv[Any, Any, Any], hidden: Sequence[int] = (64, 64), *, shared: bool = False) -> MLPPolicy:
         """Return a policy of the right sizes for a vector environment with a flat Box and a Discrete space."""
         observations, actions = env.single_observation_space, env.single_action_space
         if not isinstance(observations, gym.spaces.Box) or not isinstance(actions, gym.spaces.Discrete) or actions.start != 0:
-            raise TypeError(f"MLPPolicy needs Box observations and Discrete actions that start at 0, got {observations} and {actions}.")
-        return cls(int(np.prod(observations.shape)), int(actions.n), hidden)
+            instead = " GaussianPolicy is for actions in a Box." if isinstance(actions, gym.spaces.Box) else ""
+            raise TypeError(f"MLPPolicy needs Box observations and Discrete actions that start at 0, got {observations} and {actions}.{instead}")
+        return cls(int(np.prod(observations.shape)), int(actions.n), hidden, shared=shared)
 
     def initial_state(self, num_envs: int) -> None:
         """Return nothing: all that it knows it sees."""
@@ -72,8 +76,24 @@ class MLPPolicy(nn.Module):
         return greedy(self, obs, state, episode_start, deterministic, obs_ndim=1)
 
     def _features(self, observations: Tensor, batch_dims: int) -> Tensor:
-        weight = next(self.parameters())
-        return observations.to(weight.device, weight.dtype).flatten(batch_dims)
+        return self.trunk(flat_features(self, observations, batch_dims))
+
+
+def flat_features(policy: nn.Module, observations: Tensor, batch_dims: int) -> Tensor:
+    """Return observations [..., D] flattened behind their batch dimensions, where the weights are and as precise as they are."""
+    weight = next(policy.parameters())
+    return observations.to(weight.device, weight.dtype).flatten(batch_dims)
+
+
+def trunk_and_heads(num_features: int, hidden: Sequence[int], num_outputs: int, shared: bool) -> tuple[nn.Module, nn.Sequential, nn.Sequential]:
+    """Return what actor and critic both read, the actor and the critic; without `shared` the hidden layers are each one's own."""
+    trunk: nn.Module = nn.Identity()
+    if shared:
+        if not hidden:
+            raise ValueError("A shared trunk needs at least one hidden layer: pass hidden=(64,), say, or shared=False.")
+        trunk = nn.Sequential(tanh_network(num_features, hidden[:-1], hidden[-1], output_gain=2**0.5), nn.Tanh())
+        num_features, hidden = hidden[-1], ()
+    return trunk, tanh_network(num_features, hidden, num_outputs, output_gain=0.01), tanh_network(num_features, hidden, 1, output_gain=1.0)
 
 
 def tanh_network(num_inputs: int, hidden: Sequence[int], num_outputs: int, output_gain: float) -> nn.Sequential:

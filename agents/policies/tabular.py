@@ -20,6 +20,7 @@ class TabularPolicy(nn.Module):
     """Softmax over logits [S, A], and values [S], both 0 at first: a uniform policy that expects nothing."""
 
     sequential = False
+    continuous = False
 
     def __init__(self, num_states: int, num_actions: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Proximal policy optimisation with a clipped surrogate (Schulman et al. 2017, "Proximal policy optimization algorithms").
 
-The story: play a window of steps; price what leaves the reference policy; judge every action by the advantage; move the
-policy a few epochs towards what was better than expected, and no further than the clip lets it.
+The story: play a window of steps, or whole episodes; price what leaves the reference policy; judge every action by the
+advantage; move the policy a few epochs towards what was better than expected, and no further than the clip lets it.
 Axis legend: T steps, N environments, B rows of a minibatch.
 """
 
@@ -18,8 +18,9 @@ from ..advantages import GAE, Advantage, Estimate, estimate, explained_variance,
 from ..kl import adapt_kl_coef, kl_penalised
 from ..learner import Learner
 from ..losses import clipped_surrogate, mean_entropy, value_loss
-from ..play import AnyVectorEnv, Played, collect, log_probs_under
+from ..play import AnyVectorEnv, Played, log_probs_under
 from ..policies import Memory, Policy
+from ..prompting import Prompting
 from ..rollout import Batch, Rollout, minibatches
 from ..run import Run
 
@@ -30,6 +31,7 @@ class Config:
 
     total_timesteps: int = 120_000  # environment steps (on text: generated tokens), rounded down to whole iterations, but at least one
     num_steps: int = 24  # steps each environment plays between two updates
+    episodes_per_row: int | None = None  # whole episodes each environment plays instead, begun anew, each counted as num_steps in total_timesteps
     learning_rate: float = 1e-3  # of Adam, at the beginning
     anneal_lr: bool = True  # let the learning rate fall to 0 in a straight line
     advantage: Advantage = field(default_factory=lambda: GAE(gamma=1.0, gae_lambda=0.95))  # how actions are judged: any Advantage
@@ -53,6 +55,8 @@ class Config:
         for name in ("total_timesteps", "num_steps", "num_epochs", "num_minibatches", "kl_horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.episodes_per_row is not None and self.episodes_per_row < 1:
+            raise ValueError(f"episodes_per_row must be at least 1, or None for windows of num_steps, got {self.episodes_per_row}.")
         for name in ("learning_rate", "clip_coef", "max_grad_norm", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -67,6 +71,8 @@ def train(
     *,
     seed: int = 0,
     reference: Policy | None = None,
+    prompting: Prompting | None = None,
+    num_prompts: int | None = None,
     evaluate: Callable[[np.random.Generator], Mapping[str, float]] | None = None,
     evaluate_every: int = 10,
     folder: Path | str | None = None,
@@ -83,6 +89,8 @@ def train(
         config: the choices above.
         seed: of everything random here: environment, sampling, minibatches, evaluation.
         reference: a frozen policy whose KL divergence is measured, and priced by `config.kl_coef`.
+        prompting: chooses the prompts, such as Groups(8) or Priority(); needs `config.episodes_per_row=1`. None: the environment draws them.
+        num_prompts: how many prompts the environment has, for `prompting`.
         evaluate: called with its own generator every `evaluate_every` iterations and after the last; what it returns is logged as "eval/...".
         evaluate_every: see `evaluate`.
         folder: where metrics and checkpoints go; None keeps nothing.
@@ -94,28 +102,27 @@ def train(
     config = config or Config()
     if reference is None and (config.kl_coef or config.kl_target is not None):
         raise ValueError("kl_coef and kl_target price the distance from a reference policy: pass reference=, a frozen copy of the policy, say.")
-    learner = Learner.start(env, policy, torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5), seed)
+    learner = Learner.start(env, policy, torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5), seed, prompting, num_prompts)
     learner.coefficients["kl_coef"] = config.kl_coef
-    steps = config.num_steps * env.num_envs
+    steps = config.num_steps * env.num_envs * (config.episodes_per_row or 1)
     total = max(1, config.total_timesteps // steps)
     show = ("return", "kl", "entropy", "value_error") if reference else ("return", "length", "entropy", "value_error")
     run = Run(total, folder, learner.get_state, learner.set_state, save_every=save_every, resume=resume, quiet=quiet, show=show, title=title)
     with run:
         for iteration in run:
             learner.optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - iteration / total if config.anneal_lr else 1)
-            played = collect(env, policy, learner.position, learner.generators.policy, num_steps=config.num_steps, temperature=config.temperature)
-            learner.position, rollout, metrics = played.position, played.rollout, episode_metrics(played)
+            played = learner.play(config.num_steps, config.episodes_per_row, config.temperature)
+            rollout, metrics = played.rollout, episode_metrics(played)
             if reference is not None:
                 rollout = rollout._replace(ref_log_probs=log_probs_under(reference, rollout, config.temperature))
                 metrics |= price_of_leaving(rollout, metrics, learner.coefficients, config)
-                rollout = rollout._replace(
-                    rewards=kl_penalised(rollout.rewards, rollout.log_probs, rollout.require("ref_log_probs"), metrics["kl_coef"], rollout.valid)
-                )
+                price, ref_log_probs = metrics["kl_coef"], rollout.require("ref_log_probs")
+                rollout = rollout._replace(rewards=kl_penalised(rollout.rewards, rollout.log_probs, ref_log_probs, price, rollout.valid))
             judged = estimate(config.advantage, rollout)
             metrics |= update(learner, rollout, judged, config)
             if evaluate is not None and ((iteration + 1) % evaluate_every == 0 or iteration + 1 == total):
                 metrics |= {f"eval/{name}": value for name, value in evaluate(learner.generators.evaluation).items()}
-            run.log(metrics, steps=steps)
+            run.log(metrics, steps=steps if config.episodes_per_row is None else int(rollout.valid.sum()))
     return run
 
 

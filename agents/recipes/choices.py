@@ -36,6 +36,8 @@ class Text:
     """With --data: how many tokens of a text are its prompt."""
     max_new_tokens: int = 24
     """Budget of generated tokens."""
+    constraint: tuple[str, ...] = ()
+    """What the text must keep to, all of them: registered constraints such as film_grammar, "no_repeat(n=3)" or "pattern(regex='[a-z ]+')"."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ def from_json(data: Mapping[str, Any]) -> PPOText:
     try:
         algorithm = dict(rest.pop("ppo"))
         algorithm["advantage"] = advantage_from_json(algorithm["advantage"])
-        text, model = Text(**_paths(Text, rest.pop("text"))), Model(**_paths(Model, rest.pop("model")))
+        text, model = Text(**_typed(Text, rest.pop("text"))), Model(**_typed(Model, rest.pop("model")))
         warmup = sft.Config(**rest.pop("warmup"))
-        return PPOText(text=text, model=model, warmup=warmup, ppo=ppo.Config(**algorithm), **_paths(PPOText, rest))
+        return PPOText(text=text, model=model, warmup=warmup, ppo=ppo.Config(**algorithm), **_typed(PPOText, rest))
     except (KeyError, TypeError) as error:
         raise ValueError(f"This configuration does not fit this version of the program: {error}.") from error
 
@@ -121,7 +123,8 @@ def _values(choice: Any) -> dict[str, Any]:
     return found
 
 
-def _paths(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `data` with those strings as paths that `kind` annotates so."""
+def _typed(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `data` with those strings as paths that `kind` annotates so, and lists, which is what JSON makes of them, as tuples."""
     path_names = {one.name for one in fields(kind) if "Path" in str(one.type)}
-    return {name: Path(value) if name in path_names and value is not None else value for name, value in data.items()}
+    typed = {name: Path(value) if name in path_names and value is not None else value for name, value in data.items()}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 import textgym
+from textgym import constraints, scorers, tokenizers
 from textgym import prompts as prompt_sources
-from textgym import scorers, tokenizers
 from textgym.film_reviews import film_reviews
 from textgym.scorers import NgramClassifier
-from textgym.task import PromptSource
+from textgym.task import Constraint, PromptSource
 
 from .. import choices as choices_of
 from ..play import AnyVectorEnv
@@ -43,6 +43,7 @@ class Material(NamedTuple):
     max_prompt_tokens: int
     max_new_tokens: int
     entropy_rate: float | None  # nats a token: what no language model of this text can go below, where it is known
+    constraint: Constraint | None
     notes: tuple[str, ...]  # what the user should know of it
 
     @property
@@ -61,6 +62,7 @@ class Material(NamedTuple):
             gold=self.gold if heldout else None,
             max_prompt_tokens=self.max_prompt_tokens,
             max_new_tokens=self.max_new_tokens,
+            constraint=self.constraint,
             autoreset_mode="SameStep",
         )
 
@@ -97,6 +99,7 @@ def _of_film_reviews(choices: Text, seed: int) -> Material:
         max_prompt_tokens=max_prompt_tokens,
         max_new_tokens=choices.max_new_tokens,
         entropy_rate=grammar.entropy_rate(skip=1, length=limit),
+        constraint=_constraint(choices.constraint),
         notes=(f"film reviews: {len(grammar.words)} words",),
     )
 
@@ -130,16 +133,26 @@ def _of_file(choices: Text, path: Path) -> Material:
         max_prompt_tokens=choices.prompt_tokens,
         max_new_tokens=choices.max_new_tokens,
         entropy_rate=None,
+        constraint=_constraint(choices.constraint),
         notes=(f"{path.name}: {len(train)} texts, {len(heldout)} held out, {tokenizer.vocab_size} tokens", *notes),
     )
 
 
 def _scorer(spelling: str) -> textgym.Scorer:
     """Return the scorer that "name", "name(argument=value, ...)" or "module:function" spells."""
+    return scorers.make(_described(spelling, "scorer", "length(target=12)"))
+
+
+def _constraint(spellings: Sequence[str]) -> Constraint | None:
+    """Return all the constraints together that are spelled as scorers are; None if there is none."""
+    return constraints.make([_described(spelling, "constraint", "no_repeat(n=3)") for spelling in spellings]) if spellings else None
+
+
+def _described(spelling: str, kind: str, example: str) -> Any:
     name, args, kwargs = choices_of.call_of(spelling)
     if args:
-        raise ValueError(f"{spelling!r}: name the arguments of a scorer, as in length(target=12).")
-    return scorers.make(choices_of.imported(name, "scorer") if ":" in name else {"name": name, **kwargs})
+        raise ValueError(f"{spelling!r}: name the arguments of a {kind}, as in {example}.")
+    return choices_of.imported(name, kind) if ":" in name else {"name": name, **kwargs}
 
 
 def _column(name: str | None) -> str | int | None:

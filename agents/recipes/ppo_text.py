@@ -139,9 +139,11 @@ def _try_out(job: PPOText, material: Material, policy: CausalLMPolicy) -> None:
     generator = np.random.default_rng(0)
     for heldout in (False, True):
         env = material.environment(2, heldout=heldout)
-        played = collect(env, policy, begin(env, policy, seed=0), generator, episodes_per_row=1)
-        played = collect(env, policy, played.position, generator, num_steps=1)  # windows begin anywhere
-        estimate(job.ppo.advantage, collect(env, policy, played.position, generator, num_steps=job.ppo.num_steps).rollout)
+        played = collect(env, policy, begin(env, policy, seed=0), generator, episodes_per_row=job.ppo.episodes_per_row or 1)
+        if job.ppo.episodes_per_row is None:
+            played = collect(env, policy, played.position, generator, num_steps=1)  # windows begin anywhere
+            played = collect(env, policy, played.position, generator, num_steps=job.ppo.num_steps)
+        estimate(job.ppo.advantage, played.rollout)
 
 
 def _open_folder(folder: Path, job: PPOText) -> None:

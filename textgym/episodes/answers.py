@@ -5,7 +5,10 @@ Axis legend: B dialogues that wait for an answer, N rows, V vocabulary.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +28,8 @@ def hand_over_table(task: Task) -> BoolArray | None:
         return None
     if task.max_response_tokens < 1:
         raise ValueError("A responder needs room for its answers: give max_response_tokens, for all turns of an episode together.")
+    if isinstance(task.responder.end_of_turn, str):
+        raise TypeError(f"{_name(task.responder)}.end_of_turn is a list of tokens, not the one text {task.responder.end_of_turn!r}; put it into a list.")
     table = np.zeros(task.tokenizer.vocab_size, dtype=np.bool_)
     table[[_one_id(word, task.tokenizer) for word in task.responder.end_of_turn]] = True
     if not table.any() or table[task.tokenizer.eos_id]:
@@ -33,10 +38,18 @@ def hand_over_table(task: Task) -> BoolArray | None:
 
 
 def _one_id(word: str, tokenizer: Tokenizer) -> int:
-    ids = tokenizer.encode(word)
-    if len(ids) != 1:
-        raise ValueError(f"A turn ends by one token, but the tokenizer spells {word!r} with {len(ids)}: {ids}; choose a word that is one token.")
+    try:
+        ids = tokenizer.encode(word)
+    except ValueError as error:
+        raise ValueError(f"A turn ends by {word!r}, which the tokenizer cannot spell: {error}") from error
+    if len(ids) != 1 or tokenizer.decode(ids).strip() != word.strip():  # one id may stand for all unknown words
+        raise ValueError(f"A turn ends by one token, but the tokenizer spells {word!r} as {ids}, {tokenizer.decode(ids)!r}; choose a word that is one token.")
     return ids[0]
+
+
+def draws_lots(responder: Responder) -> bool:
+    """Return whether a responder decides anything by chance; one with `draws_lots = False` gets zeros, and its dialogues can be enumerated."""
+    return bool(getattr(responder, "draws_lots", True))
 
 
 def answers_of(responder: Responder, dialogues: Completions, lots: FloatArray, room: IntArray) -> tuple[list[list[int]], BoolArray]:
@@ -52,15 +65,19 @@ def answers_of(responder: Responder, dialogues: Completions, lots: FloatArray, r
         ResponderError: naming prompt and dialogue, if it fails, gives other than B answers, leaves the vocabulary, or says too much.
     """
     try:
-        answers = list(responder(dialogues, lots))
+        answers = list(islice(responder(dialogues, lots), len(dialogues) + 1))  # neither answers nor ids need ever end, if a generator gives them
     except Exception as error:
         raise ResponderError(
             f"{_name(responder)} raised {type(error).__name__}: {error} (to {_shown(dialogues, 0)}, the first of {len(dialogues)})."
         ) from error
     if len(answers) != len(dialogues):
-        raise ResponderError(f"{_name(responder)}: {len(dialogues)} dialogues came in, so as many answers must come out, got {len(answers)}.")
+        raise ResponderError(f"{_name(responder)}: {len(dialogues)} dialogues came in, so as many answers must come out, got {_counted(answers, dialogues)}.")
     ids = [_ids_of(responder, answer, dialogues, i, int(room[i])) for i, answer in enumerate(answers)]
     return ids, np.array([bool(answer.ends) for answer in answers], dtype=np.bool_)
+
+
+def _counted(answers: list[Answer], dialogues: Completions) -> str:
+    return "more" if len(answers) > len(dialogues) else str(len(answers))
 
 
 def _ids_of(responder: Responder, answer: Answer, dialogues: Completions, i: int, room: int) -> list[int]:
@@ -72,7 +89,7 @@ def _ids_of(responder: Responder, answer: Answer, dialogues: Completions, i: int
         except ValueError as error:
             raise ResponderError(f"{_name(responder)} answered {answer.text[:80]!r} to {_shown(dialogues, i)}: {error}") from error
     else:
-        ids = [int(token) for token in islice(answer.ids, room + 1)]  # ids may come from a generator that never ends
+        ids = _whole_numbers(responder, answer.ids, dialogues, i, room)
     if len(ids) > room:
         raise ResponderError(
             f"{_name(responder)} answered more than the {room} tokens that are left of max_response_tokens, to {_shown(dialogues, i)}; "
@@ -84,6 +101,13 @@ def _ids_of(responder: Responder, answer: Answer, dialogues: Completions, i: int
     if dialogues.tokenizer.eos_id in ids:
         raise ResponderError(f"{_name(responder)} answered with EOS to {_shown(dialogues, i)}; a dialogue is ended by Answer(..., ends=True).")
     return ids
+
+
+def _whole_numbers(responder: Responder, ids: Iterable[Any], dialogues: Completions, i: int, room: int) -> list[int]:
+    try:
+        return [operator.index(token) for token in islice(ids, room + 1)]
+    except TypeError as error:
+        raise ResponderError(f"{_name(responder)} answered with ids that are no integers to {_shown(dialogues, i)}: {error}.") from error
 
 
 def _shown(dialogues: Completions, i: int) -> str:

@@ -6,7 +6,7 @@ Axis legend: N rows, B rows of one call, M numbers remembered, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from ..allowed import Allowed
 from ..core import ALL_ROWS, BoolArray, IntArray, Rows
 from ..task import Prefixes, Rules
 
-Part = TypeVar("Part", np.int64, np.bool_)
+Part = TypeVar("Part", bound=NDArray[Any])
 
 
 class Legality:
@@ -37,30 +37,38 @@ class Legality:
 
     def permits(self, rows: Rows, tokens: IntArray) -> BoolArray:
         """Return whether the token [B] of each row is one of those that were allowed."""
-        return self._allowed.take(rows).has(tokens)
+        return self._of(rows).has(tokens)
+
+    def _of(self, rows: Rows) -> Allowed:
+        return self._allowed if isinstance(rows, slice) else self._allowed.take(rows)
 
     def follow(self, rows: Rows, tokens: IntArray) -> None:
         """Remember the tokens [B] that the agent wrote on `rows`."""
         assert self.memory is not None  # a row is started before it is advanced
-        self.memory[rows] = self.rules.follow(self.memory[rows], tokens)
+        if self.memory.shape[1]:
+            self.memory[rows] = self.rules.follow(self.memory[rows], tokens)
 
     def look(self, rows: Rows, prefixes: Prefixes, going_on: BoolArray) -> BoolArray:
         """Find what is allowed next on `rows`; return where the text goes on [B] but nothing is."""
         assert self.memory is not None
         found = self.rules.allowed(self.memory[rows], prefixes)
         self._open[rows] = going_on
-        if isinstance(rows, slice):
-            self._allowed = found
-        else:
-            old, n = self._allowed, self.num_rows
-            self._allowed = Allowed(_written(old.ids, found.ids, rows, n), _written(old.mask, found.mask, rows, n), _written(old.banned, found.banned, rows, n))
+        self._allowed = found if isinstance(rows, slice) else self._written(found, rows)
         return found.nothing(len(going_on), self.vocab_size) & going_on
+
+    def _written(self, new: Allowed, rows: IntArray) -> Allowed:
+        """Return what is allowed on all rows, with `new` in the place of `rows`; what rows share needs no place."""
+        old, n = self._allowed, self.num_rows
+        shared = new.mask is None or new.mask.ndim == 1 or new.which is not None
+        mask = new.mask if shared or new.mask is None else _put(old.mask, new.mask, rows, n)
+        return Allowed(_put(old.ids, new.ids, rows, n), mask, _put(old.banned, new.banned, rows, n), _put(old.which, new.which, rows, n), new.least)
 
     def masks(self, rows: Rows = ALL_ROWS) -> BoolArray:
         """Return one flag an id [B, V]; all true where a text is over, since nothing is asked there."""
         going_on = self._open[rows]
-        flags = self._allowed.take(rows).dense(len(going_on), self.vocab_size)
-        flags[~going_on] = True
+        flags = self._of(rows).dense(len(going_on), self.vocab_size)
+        if np.count_nonzero(going_on) < len(going_on):
+            flags[~going_on] = True
         return flags
 
     def get_state(self) -> dict[str, IntArray | BoolArray]:
@@ -74,11 +82,12 @@ class Legality:
         self.look(ALL_ROWS, prefixes, np.array(state["open"], dtype=np.bool_))
 
 
-def _written(old: NDArray[Part] | None, new: NDArray[Part] | None, rows: IntArray, num_rows: int) -> NDArray[Part] | None:
-    """Return the part `old` of all rows with `new` in the place of `rows`; what is the same for all rows needs no place."""
-    if new is None or new.ndim == 1:
-        return new
+def _put(old: Part | None, new: Part | None, rows: IntArray, num_rows: int) -> Part | None:
+    """Return the part `old` of all rows with `new` in the place of `rows`."""
+    if new is None:
+        return None
     if old is None:
-        old = np.zeros((num_rows, new.shape[1]), dtype=new.dtype)
+        old = np.zeros((num_rows, *new.shape[1:]), dtype=new.dtype)  # type: ignore[assignment]
+    assert old is not None
     old[rows] = new
     return old

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..core import ALL_ROWS, BoolArray, FloatArray, IntArray, Rows, Step, Streams
 from ..task import Completions, Prefixes, Task
-from .answers import answers_of, hand_over_table
+from .answers import answers_of, draws_lots, hand_over_table
 from .encoding import checked_ids, cumulative_weights, encoded
 from .legality import Legality
 from .scoring import scores_of
@@ -166,7 +166,8 @@ class TextCore:
             return
         index = self._all[rows][which]
         used = self._last[index] - self._begin[index] - self.task.max_new_tokens + 1
-        answers, ends = answers_of(self.task.responder, self.completions(index), streams.uniform(index), self.task.max_response_tokens - used)
+        lots = streams.uniform(index) if draws_lots(self.task.responder) else np.zeros(len(index))
+        answers, ends = answers_of(self.task.responder, self.completions(index), lots, self.task.max_response_tokens - used)
         for row, ids in zip(index.tolist(), answers, strict=True):
             place = int(self._place[row])
             self._tokens.reshape(-1)[place : place + len(ids)] = ids

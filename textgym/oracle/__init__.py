@@ -22,6 +22,7 @@ y = x (1 - e) + (1 - x) e, wherever it stands, so its rewards are independent co
 The package needs SciPy (`pip install scipy`), which is loaded when a problem is made, not on import.
 """
 
+from .hidden import as_seen
 from .optimum import Optimum, solve
 from .prefixes import from_core
 from .tables import Policy, Tabular, TooManyStates, finder, from_table, probabilities_of
@@ -34,6 +35,7 @@ __all__ = [
     "Tabular",
     "TooManyStates",
     "Values",
+    "as_seen",
     "evaluate",
     "expected_return",
     "finder",

@@ -1,14 +1,16 @@
 """The prefix tree of a token task, enumerated level by level through its own core.
 
-Axis legend: S prefixes that are still open (the states), A actions, R roots, B rows of one batch.
+Axis legend: S prefixes that are still open (the states), A actions, R roots, B rows of one batch, C parts of an action (the tokens of a chunk).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium.spaces import Discrete, MultiDiscrete
 from numpy.typing import NDArray
 
 from ..core import ALL_ROWS, BoolArray, Core, FloatArray, IntArray, Streams, take_rows
@@ -43,9 +45,11 @@ def from_core(
 ) -> Tabular:
     """Return the problem of a deterministic token task: every prefix that is still open is a state, the first R are the roots.
 
-    The core itself is never touched: `core.like` makes its doubles. Actions are ids, so `core.action_space` must be Discrete(A).
+    The core itself is never touched: `core.like` makes its doubles. Actions are ids, so `core.action_space` must be Discrete(A), or
+    MultiDiscrete for chunks of C ids, whose A = V^C actions are numbered as digits are: action a is `np.unravel_index(a, nvec)`.
     A budget that ends a text terminates it, as in every text task, and is part of the problem. A core's own step limit is a truncation:
     what lies behind it is not in the tree, so values under the limit are all that can be had here, and only if you say so.
+    Prompts that read alike (a secret in their `data`) are states of their own here, as if the secret were known: `as_seen` makes them one.
 
     Args:
         core: any deterministic core, `gym.make(...).unwrapped.core` for one. A scorer that draws lots is on its author's conscience.
@@ -60,7 +64,8 @@ def from_core(
     """
     if hasattr(core, "unwrapped"):  # an environment, not its core
         raise TypeError("from_core takes a core: env.unwrapped.core; from_table takes an environment with a table.")
-    actions = _num_actions(core)
+    choices = _choices(core, limit)
+    actions = len(choices)
     roots = _roots(core, prompts)
     if not len(roots):
         raise ValueError("There are no prompts to begin with: prompts is empty.")
@@ -72,12 +77,12 @@ def from_core(
     check_size(count, actions, limit, "This task has at least")
     while frontier:
         depth, following = depth + 1, list[_CoreState]()
-        for level in _expanded(core, frontier, actions, truncation_ends):
+        for level in _expanded(core, frontier, choices, truncation_ends):
             rewards.append(level.rewards)
             live.append(level.live)
             observations.append(level.observations)
             count += len(level.observations)
-            check_size(count, actions, limit, f"Up to {depth} tokens deep, and perhaps deeper, this task has at least")
+            check_size(count, actions, limit, f"Up to {depth} actions deep, and perhaps deeper, this task has at least")
             following += [level.state] if len(level.observations) else []
         frontier = following
     start = np.zeros(count)
@@ -85,11 +90,15 @@ def from_core(
     return _tree(np.concatenate(rewards), np.concatenate(live), start, np.concatenate(observations), actions)
 
 
-def _num_actions(core: Core) -> int:
-    actions = getattr(core.action_space, "n", None)
-    if actions is None or getattr(core.action_space, "start", 0) != 0:
-        raise ValueError(f"Only actions Discrete(A) that begin at 0 can be enumerated, got {core.action_space}.")
-    return int(actions)
+def _choices(core: Core, limit: int) -> IntArray:
+    """Return every action there is, [A] or [A, C]."""
+    space = core.action_space
+    sizes = [int(space.n)] if isinstance(space, Discrete) else space.nvec.tolist() if isinstance(space, MultiDiscrete) and space.nvec.ndim == 1 else None
+    if sizes is None or np.any(getattr(space, "start", 0)):
+        raise ValueError(f"Only actions Discrete(A) or MultiDiscrete([A, ...]) that begin at 0 can be enumerated, got {space}.")
+    check_size(1, math.prod(sizes), limit, "With actions of this size there are at least")
+    every: IntArray = np.stack(np.unravel_index(np.arange(math.prod(sizes)), sizes), axis=-1).astype(np.int64)
+    return every[:, 0] if isinstance(space, Discrete) else every
 
 
 def _roots(core: Core, prompts: Sequence[int] | IntArray | None) -> list[int | None]:
@@ -99,19 +108,19 @@ def _roots(core: Core, prompts: Sequence[int] | IntArray | None) -> list[int | N
     return [None] if source is None else list(range(len(source)))
 
 
-def _expanded(core: Core, frontier: list[_CoreState], actions: int, truncation_ends: bool) -> Iterator[_Level]:
+def _expanded(core: Core, frontier: list[_CoreState], choices: IntArray, truncation_ends: bool) -> Iterator[_Level]:
     for state in frontier:
         size = len(next(iter(state.values())))
-        step = max(1, ROWS // actions)
+        step = max(1, ROWS // len(choices))
         for first in range(0, size, step):
-            yield _children(core, take_rows(state, np.arange(first, min(first + step, size)).repeat(actions)), actions, truncation_ends)
+            yield _children(core, take_rows(state, np.arange(first, min(first + step, size)).repeat(len(choices))), choices, truncation_ends)
 
 
-def _children(core: Core, repeated: _CoreState, actions: int, truncation_ends: bool) -> _Level:
+def _children(core: Core, repeated: _CoreState, choices: IntArray, truncation_ends: bool) -> _Level:
     rows = len(next(iter(repeated.values())))
     double = core.like(rows)
     double.set_state(repeated)
-    step = double.advance(ALL_ROWS, np.tile(np.arange(actions), rows // actions), _NoDraws())
+    step = double.advance(ALL_ROWS, np.resize(choices, (rows, *choices.shape[1:])), _NoDraws())
     if not truncation_ends and (step.truncated & ~step.terminated).any():
         raise ValueError(
             "This core truncates episodes by a step limit of its own; what lies behind it is not in the tree. truncation_ends=True gives the values "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from .. import constraints, responders, scorers, tokenizers
 from .. import prompts as prompt_sources
-from .. import scorers, tokenizers
 from ..episodes import TextCore
-from ..task import Prompt, PromptSource, Responder, Scorer, Task, Tokenizer
+from ..task import Constraint, Prompt, PromptSource, Responder, Scorer, Task, Tokenizer
 
 
-def text_gen(
+def text_gen(  # noqa: D417 (what is a field of Task is explained there)
     num_rows: int,
     *,
     prompts: str | Path | PromptSource | Sequence[str | Prompt] = "film_reviews",
@@ -27,10 +28,16 @@ def text_gen(
     dense: bool = False,
     gamma: float = 1.0,
     chunk: int = 1,
-    responder: Responder | None = None,
+    constraint: str | Mapping[str, Any] | Sequence[Any] | Constraint | None = None,
+    forbidden_penalty: float = 1.0,
+    forbidden_ends: bool = True,
+    info_mask: bool = True,
+    responder: str | Mapping[str, Any] | Responder | None = None,
     max_response_tokens: int = 0,
 ) -> TextCore:
     """Return the core of TextGen-v0; the defaults continue a tiny film review so that it is positive.
+
+    What is not named here is the field of `textgym.task.Task` of that name, and is explained there.
 
     Args:
         num_rows: number of texts written side by side (the two Gymnasium faces fill it in).
@@ -38,18 +45,9 @@ def text_gen(
         tokenizer: a registered name, a folder (ours or of `transformers`), or any `Tokenizer`.
         scorer: a registered name or any `Scorer`; it pays at the end of the text.
         gold: a second scorer, measured at the end (`info["gold"]`) and never paid.
-        split: "train", "val", "test" or "all" of the prompts, by a stable hash of their text; None is "train" for a
-            registered name and "all" for what you bring.
-        max_prompt_tokens: columns for the prompt, right-aligned.
-        max_new_tokens: the budget of generated tokens.
-        cut_prompts: cut a prompt that is too long on its left, instead of refusing it.
-        prompt_weights: how often each prompt of the split comes, relative to the others; None: equally often.
-        info_text: put the finished text into `info["text"]`.
-        dense: pay at every step what the score has risen by, as a potential difference; the scorer must make sense of unfinished texts.
-        gamma: the discount of dense rewards.
-        chunk: tokens of one action; above 1, actions are `MultiDiscrete`.
-        responder: who answers when the agent hands over.
-        max_response_tokens: columns for the answers, in all turns together.
+        split: "train", "val", "test" or "all" of the prompts, by a stable hash of their text; None: "train" of a registered name, else "all".
+        constraint: which continuations are allowed: a registered name, {"name": ..., and its arguments}, a list of such (all hold), or any `Constraint`.
+        responder: who answers when the agent hands over: a registered name, {"name": ..., and its arguments}, or any `Responder`.
     """
     source = prompt_sources.make(prompts)
     registered = isinstance(prompts, str) and prompts in prompt_sources.PROMPTS
@@ -66,7 +64,11 @@ def text_gen(
         dense=dense,
         gamma=gamma,
         chunk=chunk,
-        responder=responder,
+        constraint=constraints.make(constraint),
+        forbidden_penalty=forbidden_penalty,
+        forbidden_ends=forbidden_ends,
+        info_mask=info_mask,
+        responder=None if responder is None else responders.make(responder),
         max_response_tokens=max_response_tokens,
     )
     return TextCore(task, num_rows)

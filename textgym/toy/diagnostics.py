@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import ClassVar
 
@@ -32,12 +32,14 @@ class Diagnostic(ABC):
 
     least: ClassVar[Mapping[str, int]] = {"vocab_size": 2}  # the smallest value of an integer option that is not 1
 
+    chunk: int = field(default=1, kw_only=True)  # tokens of one action; the texts, their scores, and best and random return are those of single tokens
+
     def __post_init__(self) -> None:
         """Refuse sizes that make no task."""
-        for field in fields(self):
-            value, least = getattr(self, field.name), self.least.get(field.name, 1)
-            if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ValueError(f"{type(self).__name__}: {field.name} must be an integer of at least {least}, got {value!r}.")
+        for one in fields(self):
+            value, least = getattr(self, one.name), self.least.get(one.name, 1)
+            if one.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ValueError(f"{type(self).__name__}: {one.name} must be an integer of at least {least}, got {value!r}.")
 
     @abstractmethod
     def words(self) -> Sequence[str]:
@@ -71,7 +73,8 @@ class Diagnostic(ABC):
         """Return the text task; every prompt's reference is `solution`."""
         prompt_tokens, new_tokens = self.lengths()
         dense = bool(getattr(self, "dense", False))
-        return Task(prompts_of(self), WordTokenizer(self.words()), self, max_prompt_tokens=prompt_tokens, max_new_tokens=new_tokens, dense=dense)
+        tokenizer = WordTokenizer(self.words())
+        return Task(prompts_of(self), tokenizer, self, max_prompt_tokens=prompt_tokens, max_new_tokens=new_tokens, dense=dense, chunk=self.chunk)
 
     def core(self, num_rows: int) -> TextCore:
         """Return the core of the task."""

@@ -1,0 +1,73 @@
+"""Sums that run backwards through time, done in blocks of steps that stay in the processor's cache.
+
+Where T x N is large, the time goes into memory and not into arithmetic: a block is read once, worked on in place and left for good.
+
+Axis legend: T steps, N environments, K steps of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..rollout import BoolArray, FloatArray
+
+BLOCK = 1 << 15  # numbers of each array that are worked on at a time: a few arrays of 256 KiB stay in the cache of the second level
+
+
+def blocks(shape: tuple[int, ...]) -> list[slice]:
+    """Return slices of the steps of an array [T, N], first to last, of about `BLOCK` numbers each."""
+    height = _height(shape)
+    return [slice(first, min(first + height, shape[0])) for first in range(0, shape[0], height)]
+
+
+def workspace(shape: tuple[int, ...]) -> FloatArray:
+    """Return memory [K, N] for one block of an array [T, N]."""
+    return np.empty((min(shape[0], _height(shape)), shape[1]))
+
+
+def _height(shape: tuple[int, ...]) -> int:
+    return max(1, BLOCK // max(1, shape[1]))
+
+
+def scan(
+    fill: Callable[[slice, FloatArray], object], ends: BoolArray, factor: float, out: FloatArray, then: Callable[[slice], object] | None = None
+) -> FloatArray:
+    """Return y_t = x_t + factor y_{t+1} [not ends_t], written into `out` [T, N].
+
+    `fill` writes the x of a slice of steps into [K, N]; `then` is called with the slice when its y stand in `out`.
+    """
+    carries, after = workspace(out.shape), np.zeros(out.shape[1])
+    for part in reversed(blocks(out.shape)):
+        x = out[part]
+        fill(part, x)
+        after = accumulate(x, np.multiply(~ends[part], factor, out=carries[: len(x)]), after)
+        if then is not None:
+            then(part)
+    return out
+
+
+def accumulate(x: FloatArray, carry: FloatArray, after: FloatArray | None = None) -> FloatArray:
+    """Write x_t + carry_t x_{t+1} + carry_t carry_{t+1} x_{t+2} + ... over `x` [K, N] and return its first row.
+
+    `after` [N] is the sum that stands at step K: zeros if None. `carry` must be finite, and 0 does not stop a NaN.
+    """
+    multiply, add, carried = np.multiply, np.add, np.empty(x.shape[1])
+    following = np.zeros(x.shape[1]) if after is None else after
+    for row, factor in zip(x[::-1], carry[::-1], strict=True):  # where rows are short, this loop is all of the time
+        following = add(row, multiply(factor, following, carried), row)
+    return following
+
+
+def float64(*arrays: np.ndarray[Any, Any]) -> list[FloatArray]:
+    """Return arrays as float64 (themselves where they are); sums are carried over thousands of steps."""
+    return [np.asarray(array, dtype=np.float64) for array in arrays]
+
+
+def same_shape(*arrays: np.ndarray[Any, Any]) -> None:
+    """Raise `ValueError` unless all arrays are [T, N]."""
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1 or len(arrays[0].shape) != 2:
+        raise ValueError(f"The arrays of an estimator are all [T, N]; got {', '.join(map(str, sorted(shapes)))}.")
