@@ -31,7 +31,9 @@ def forkable(env: AnyVectorEnv, policy: Policy, wanted_by: str) -> Forkable:
             "that needs no forks, such as gae or monte_carlo."
         )
     if isinstance(policy.initial_state(1), np.ndarray):
-        raise TypeError(f"{wanted_by} plays on from the present observations, which is not all that {type(policy).__name__} remembers; use a policy without memory.")
+        raise TypeError(
+            f"{wanted_by} plays on from the present observations, which is not all that {type(policy).__name__} remembers; use a policy without memory."
+        )
     return env
 
 

@@ -12,10 +12,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from .play import AnyVectorEnv, Played, Position, begin, collect
+from .advantages import running_mean
+from .forks import continued, forkable
+from .play import AnyVectorEnv, Measure, Played, Position, begin, collect
 from .policies import Policy
 from .prompting import Prompting, State
-from .rollout import FloatArray
+from .providing import Provided
+from .rollout import BoolArray, FloatArray
 from .seeds import Generators, generator_state, generators, restore_generator
 
 
@@ -60,34 +63,65 @@ class Learner:
         prompts = {} if prompting is None or num_prompts is None else prompting.start(num_prompts)
         return cls(env, policy, optimizer, streams, begin(env, policy, seed=streams.environments), prompting=prompting, prompts=prompts)
 
-    def play(self, num_steps: int, episodes_per_row: int | None = None, temperature: float = 1.0) -> Played:
+    def play(self, num_steps: int, episodes_per_row: int | None = None, temperature: float = 1.0, fill: Provided = Provided()) -> Played:  # noqa: B008
         """Play a window of steps from where play stands or, if `episodes_per_row` is given, whole episodes from a reset.
 
-        With `prompting` each row plays one episode on the prompt chosen for it; the rollout then holds `groups`.
+        With `prompting` each row plays one episode on the prompt chosen for it; the rollout then holds `groups`. What `fill` names is
+        filled in: values measured by continuations, and baselines by a greedy episode from the same start or a running mean.
         """
         if episodes_per_row is not None:
-            played = self._play_episodes(episodes_per_row, temperature)
+            played = self._play_episodes(episodes_per_row, temperature, fill)
         elif self.prompting is None:
-            played = collect(self.env, self.policy, self.position, self.generators.policy, num_steps=num_steps, temperature=temperature)
+            measured = self._measure(fill, temperature)
+            played = collect(self.env, self.policy, self.position, self.generators.policy, num_steps=num_steps, temperature=temperature, measured=measured)
         else:
             raise ValueError("Prompts are chosen at a reset, and windows of steps have none: set episodes_per_row=1 for prompting.")
         self.position = played.position
         return played
 
-    def _play_episodes(self, episodes_per_row: int, temperature: float) -> Played:
-        generator = self.generators.policy
+    def _measure(self, fill: Provided, temperature: float) -> Measure | None:
+        if not fill.vine:
+            return None
+        env, generator = forkable(self.env, self.policy, "Vine"), self.generators.policy
+
+        def measure(position: Position, rows: BoolArray) -> FloatArray:
+            return continued(env, self.policy, position, rows, generator, num=fill.vine, gamma=fill.gamma, temperature=temperature)
+
+        return measure
+
+    def _play_episodes(self, episodes_per_row: int, temperature: float, fill: Provided) -> Played:
+        generator, measured = self.generators.policy, self._measure(fill, temperature)
         if self.prompting is None:
-            position = begin(self.env, self.policy)
-            return collect(self.env, self.policy, position, generator, episodes_per_row=episodes_per_row, temperature=temperature)
-        if episodes_per_row != 1:
+            prompts, position = None, begin(self.env, self.policy)
+        elif episodes_per_row == 1:
+            prompts, groups = self.prompting.choose(self.prompts, self.env.num_envs, self.generators.prompts)
+            position = begin(self.env, self.policy, options={"prompt": prompts})
+        else:
             raise ValueError(f"A prompt is chosen for the one episode that a row plays: set episodes_per_row=1 for prompting, not {episodes_per_row}.")
-        prompts, groups = self.prompting.choose(self.prompts, self.env.num_envs, self.generators.prompts)
-        position = begin(self.env, self.policy, options={"prompt": prompts})
-        played = collect(self.env, self.policy, position, generator, episodes_per_row=1, temperature=temperature)
-        scores = scores_of(played)
-        told = np.isfinite(scores)
-        self.prompts = self.prompting.learn(self.prompts, prompts[told], scores[told])
-        return played._replace(rollout=played.rollout._replace(groups=np.broadcast_to(groups, played.rollout.valid.shape)))
+        greedy = self._greedy_returns(position, fill.gamma) if fill.baselines == "greedy" else None
+        played = collect(self.env, self.policy, position, generator, episodes_per_row=episodes_per_row, temperature=temperature, measured=measured)
+        shape = played.rollout.valid.shape
+        if prompts is not None:
+            scores = scores_of(played)
+            told = np.isfinite(scores)
+            self.prompts = self.prompting.learn(self.prompts, prompts[told], scores[told]) if self.prompting is not None else self.prompts
+            played = played._replace(rollout=played.rollout._replace(groups=np.broadcast_to(groups, shape)))
+        if fill.baselines is None:
+            return played
+        baselines = np.broadcast_to(self._running_mean(played) if greedy is None else greedy, shape)
+        return played._replace(rollout=played.rollout._replace(baselines=baselines))
+
+    def _greedy_returns(self, position: Position, gamma: float) -> FloatArray:
+        """Return what a greedy episode from each row's start earns [N], played on a copy whose chances are the row's own."""
+        env, everyone = forkable(self.env, self.policy, "A greedy baseline"), np.ones(self.env.num_envs, np.bool_)
+        return continued(env, self.policy, position, everyone, self.generators.policy, num=1, gamma=gamma, temperature=0.0, fresh=False)
+
+    def _running_mean(self, played: Played) -> float:
+        """Return the running mean of the returns before this rollout (of the first rollout: 0), and let it move on."""
+        before = self.coefficients.get("mean_return")
+        returns = played.ends["return"]
+        self.coefficients["mean_return"] = running_mean(before, returns[np.isfinite(returns)])
+        return before or 0.0
 
     def get_state(self) -> dict[str, Any]:
         """Return weights, optimiser, random streams, environment and position, as `files.save_state` takes them."""

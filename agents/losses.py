@@ -63,6 +63,39 @@ def clipped_surrogate(log_probs: Tensor, old_log_probs: Tensor, advantages: Tens
     return Surrogate(-masked_mean(gains, valid), clip_fraction, approx_kl)
 
 
+def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, valid: Tensor) -> Tensor:
+    """Return a loss whose gradient is minus the policy gradient, a scalar in units of the advantages; all inputs [*].
+
+        -mean A log pi(a | s)
+
+    Williams 1992; Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function approximation", theorem 1. It is a mean over
+    steps: the gradient of an episode's return is its sum, longer by the mean length of an episode. The value itself means nothing.
+
+    Args:
+        log_probs: log pi(a | s) now, with gradient.
+        advantages: in units of reward, or normalised; constants.
+        valid: bool or weight.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _same_shape("log_probs, advantages, valid", log_probs, advantages, valid)
+    return -masked_mean(_keep(log_probs, valid) * _keep(advantages, valid).detach(), valid)
+
+
+def kl_loss(log_probs: Tensor, ref_log_probs: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean KL(pi || ref) of a step by its estimator k3, a scalar >= 0 in nats; all inputs [*].
+
+        mean (ref / pi - 1 - log(ref / pi))
+
+    Schulman 2020, "Approximating KL divergence", for actions drawn from pi; as a loss it is GRPO's (Shao et al. 2024, equation 4).
+    Raises `ValueError` if the shapes differ.
+    """
+    _same_shape("log_probs, ref_log_probs, valid", log_probs, ref_log_probs, valid)
+    log_ratio = _keep(ref_log_probs, valid) - _keep(log_probs, valid)
+    return masked_mean(torch.expm1(log_ratio) - log_ratio, valid)
+
+
 def value_loss(values: Tensor, targets: Tensor, valid: Tensor, old_values: Tensor | None = None, clip_coef: float | None = None) -> Tensor:
     """Return half the mean squared error of the critic, a scalar in squared units of reward; all inputs [*].
 

@@ -6,7 +6,7 @@ Axis legend: T steps, N environments, E episodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,9 @@ class Position(NamedTuple):
     lengths: IntArray  # [N]
     action_masks: BoolArray | None  # [N, A]
     policy_state: Any
+
+
+Measure = Callable[[Position, BoolArray], FloatArray]  # what the states of some rows [N] bool are worth, [N]; 0 elsewhere
 
 
 class Played(NamedTuple):
@@ -105,11 +108,13 @@ def collect(
     num_steps: int | None = None,
     episodes_per_row: int | None = None,
     temperature: float = 1.0,
+    measured: Measure | None = None,
 ) -> Played:
     """Play `num_steps` steps a row, or exactly `episodes_per_row` whole episodes a row, from `position` on.
 
     Windows cut episodes at their borders: they are for estimators that bootstrap. Whole episodes are for those that do
     not; `position` must then be fresh (`begin`), and a row that has its quota goes on with `valid` false until all have.
+    With `measured`, `values` are what it says of each state that is acted on, not the policy's; an environment that truncates is then refused.
     """
     quota = _checked_quota(position, num_steps, episodes_per_row)
     num_rows = len(position.starts)
@@ -121,15 +126,16 @@ def collect(
         observations = np.array(position.observations)  # an environment may lend its own memory and write into it
         acted = policy.act(observations, position.policy_state, position.starts, generator, position.action_masks, temperature)
         valid = ~position.over & (finished < quota)
+        values = acted.values if measured is None else measured(position, valid)  # before the step: the environment still stands there
         move = _move(env, acted.actions, position.over)
-        returns, lengths = position.returns + move.rewards, position.lengths + ~position.over
-        ended = (move.terminated | move.truncated) & valid
+        done = move.terminated | move.truncated
+        returns, lengths, ended = position.returns + move.rewards, position.lengths + ~position.over, done & valid
         steps.append(
             {
                 "observations": observations,
                 "actions": acted.actions,
                 "log_probs": acted.log_probs,
-                "values": acted.values,
+                "values": values,
                 "rewards": move.rewards,
                 "terminated": move.terminated & valid,
                 "truncated": move.truncated & valid,
@@ -141,18 +147,24 @@ def collect(
             }
         )
         cut = move.truncated & ~move.terminated & valid  # only these bootstrap from a state that play itself never acts on
-        last_values.append(_values_at(policy, move.reached, cut, acted.state))
+        last_values.append(_values_at(policy, move.reached, _measurable(cut, measured), acted.state))
         finished = finished + ended
-        done = move.terminated | move.truncated
         returns, lengths = np.where(done, 0.0, returns), np.where(done, 0, lengths)
         position = Position(move.observations, move.starts, move.over, returns, lengths, move.action_masks, acted.state)
+    open_rows = valid & ~ended
+    after = _values_at(policy, position.observations, open_rows, position.policy_state) if measured is None else measured(position, open_rows)
     ends = _stacked_ends([step.pop("_ends") for step in steps], num_rows)
     masks = _stacked_masks([step.pop("_masks") for step in steps])
     fields: dict[str, Any] = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
     alive = ~(fields["terminated"] | fields["truncated"])
-    after = _values_at(policy, position.observations, alive[-1] & fields["valid"][-1], position.policy_state)
     next_values = np.where(alive, np.concatenate([fields["values"][1:], after[None]]), np.stack(last_values))
     return Played(Rollout(**fields, next_values=next_values, action_masks=masks, memory=memory), position, ends)
+
+
+def _measurable(cut: BoolArray, measured: Measure | None) -> BoolArray:
+    if measured is not None and cut.any():
+        raise ValueError("This environment truncates episodes, and the state behind a truncation cannot be measured: use an estimator with a critic.")
+    return cut
 
 
 def _checked_quota(position: Position, num_steps: int | None, episodes_per_row: int | None) -> float:

@@ -33,6 +33,11 @@ PANELS = (
     Panel("Value error", ("value_error",)),
     Panel("Explained variance", ("explained_variance",)),
 )
+SUPERVISED_PANELS = (  # of agents.sft: next tokens and demonstrations
+    Panel("Loss, nats", ("loss", "heldout_loss")),
+    Panel("Accuracy", ("accuracy", "heldout_accuracy", "heldout_exact")),
+    Panel("Error of real actions", ("error", "heldout_error")),
+)
 
 
 class Sample(NamedTuple):

@@ -64,6 +64,7 @@ class Batch(NamedTuple):
     starts: BoolArray  # [T, B]
     action_masks: BoolArray | None  # [T, B, A]
     memory: NDArray[Any] | None  # [1, B, H]
+    ref_log_probs: FloatArray | None  # [T, B]
 
 
 def minibatches(
@@ -84,6 +85,7 @@ def minibatches(
         starts=rollout.starts,
         action_masks=rollout.action_masks,
         memory=rollout.memory,
+        ref_log_probs=rollout.ref_log_probs,
     )
     if by_column:
         pool = generator.permutation(rollout.valid.shape[1])

@@ -44,7 +44,7 @@ class Choices:
     limit: int = 120_000
     """Generated tokens after which a run is given up."""
     vocab_size: int = 8
-    """Ids; 32, with 16 new tokens, is the field's reference size, which takes some ten times as long."""
+    """Ids; 32, with 16 new tokens, is the field's reference size, where sparse rewards need far more than the limit."""
     prompt_tokens: int = 4
     """Tokens of a prompt."""
     max_new_tokens: int = 12

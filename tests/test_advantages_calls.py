@@ -187,7 +187,7 @@ NEEDS = {
     "monte_carlo": {"needs_whole_episodes"},
     "total_return": {"needs_whole_episodes"},
     "rebn": {"needs_whole_episodes"},
-    "self_critical": {"needs_whole_episodes", "needs_baselines"},
+    "self_critical": {"needs_whole_episodes", "needs_baselines", "needs_greedy"},
     "rloo": {"needs_whole_episodes", "needs_groups"},
     "grpo": {"needs_whole_episodes", "needs_groups"},
     "dr_grpo": {"needs_whole_episodes", "needs_groups"},

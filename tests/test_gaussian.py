@@ -124,10 +124,7 @@ def test_the_environment_gets_clipped_actions_and_the_rollout_keeps_the_draws(re
     policy = build(env, torch.float32)
     rollout = collect(env, policy, begin(env, policy, seed=0), np.random.default_rng(0), num_steps=30).rollout
     told = np.stack([e.told for e in inner.envs], axis=1)  # [T, N, A]
-    if rescaled:
-        expected = (np.clip(rollout.actions, -1.0, 1.0) + 1.0) / 2.0 * 3.1 - 0.1
-    else:
-        expected = np.clip(rollout.actions, -0.1, 3.0)
+    expected = (np.clip(rollout.actions, -1.0, 1.0) + 1.0) / 2.0 * 3.1 - 0.1 if rescaled else np.clip(rollout.actions, -0.1, 3.0)
     np.testing.assert_allclose(told, expected, atol=1e-6)
     assert told.min() >= -0.1 - 1e-6
     assert rollout.actions.min() < -1.0, "no draw fell outside the bounds"
@@ -203,7 +200,7 @@ def test_it_learns_to_say_a_number(shared: bool) -> None:
         return float(evaluate(env, policy, np.random.default_rng(0), episodes_per_row=4, temperature=0.0, seed=5).returns.mean())
 
     before = mean_return()
-    config = ppo.Config(total_timesteps=16_000, num_steps=32, learning_rate=1e-2, advantage=GAE(0.0, 0.0), num_epochs=4)
+    config = ppo.Config(total_timesteps=8_000, num_steps=32, learning_rate=1e-2, advantage=GAE(0.0, 0.0), num_epochs=4)
     run = ppo.train(env, policy, config, quiet=True)
     assert before < -3.0
     assert mean_return() > -1.0
@@ -226,7 +223,7 @@ def test_a_pendulum_learns_to_stand(seed: int) -> None:
 
     assert mean_return() < -900
     config = ppo.Config(
-        total_timesteps=200_000, num_steps=128, learning_rate=1e-3, advantage=GAE(gamma=0.9, gae_lambda=0.95), num_epochs=10, num_minibatches=32
+        total_timesteps=150_000, num_steps=128, learning_rate=1e-3, advantage=GAE(gamma=0.9, gae_lambda=0.95), num_epochs=10, num_minibatches=16
     )
     ppo.train(env, policy, config, seed=seed, quiet=True)
     assert mean_return() > -400

@@ -315,7 +315,17 @@ def test_what_is_not_valid_has_no_part_in_the_loss(make: Any) -> None:
     for poison in (0.0, np.nan, np.inf):
         spoilt = {name: np.where(rollout.valid, value, poison) for name, value in (("a", advantages), ("l", rollout.log_probs), ("v", rollout.values))}
         batch = Batch(
-            rollout.observations, rollout.actions, spoilt["l"], spoilt["v"], spoilt["a"], spoilt["a"] + spoilt["v"], rollout.valid, rollout.starts, None, None
+            rollout.observations,
+            rollout.actions,
+            spoilt["l"],
+            spoilt["v"],
+            spoilt["a"],
+            spoilt["a"] + spoilt["v"],
+            rollout.valid,
+            rollout.starts,
+            None,
+            None,
+            None,
         )
         objective, parts = loss(policy, batch, config)
         policy.zero_grad()

@@ -277,3 +277,15 @@ def test_a_tiny_t5_learns_to_say_a() -> None:
     assert before < 0.4
     assert score() > 0.8
     assert max(row["ratio_error"] for row in run.history) < 1e-4
+
+
+def test_the_output_layer_looks_only_where_it_is_asked() -> None:
+    policy, observations = make(), np.array([[PAD, 1, 2, 3, 4, 5, PAD], [3, 4, 5, PAD, PAD, PAD, PAD]])
+    shapes: list[tuple[int, ...]] = []
+    head = policy.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
+    policy.act(observations, None, np.ones(2, np.bool_), np.random.default_rng(0))
+    assert shapes == [(2, V + SPARE)]
+    assert len(head._forward_pre_hooks) == 0
+    ids = torch.tensor([[1, 2]])
+    assert policy.model(input_ids=ids, decoder_input_ids=ids).logits.shape == (1, 2, V + SPARE), "the model is not its old self afterwards"

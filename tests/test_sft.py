@@ -16,7 +16,8 @@ from helpers import WORDS, tiny_language_model
 from agents import sft
 from agents.policies import CausalLMPolicy
 from agents.run import Run
-from agents.sft.sft import Sequences, _schedule, next_token_nats, pad_sequences
+from agents.sft import Sequences, next_token_nats, pad_sequences
+from agents.sft.sft import _schedule
 
 V = len(WORDS)
 LIKELY = 0.8

@@ -105,6 +105,7 @@ class SelfCritical:
 
     needs_whole_episodes: ClassVar[bool] = True
     needs_baselines: ClassVar[bool] = True
+    needs_greedy: ClassVar[bool] = True
 
     gamma: float = choices.number(1.0, 0, 1)
 

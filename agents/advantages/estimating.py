@@ -35,6 +35,7 @@ class Needs(NamedTuple):
     needs_groups: bool = False  # rollout.groups, with at least two episodes each
     needs_forks: bool = False  # values and next_values that fresh continuations of each prefix have measured
     needs_baselines: bool = False  # rollout.baselines
+    needs_greedy: bool = False  # ... and these shall be what a greedy episode from the same start earns
     needs_target_log_probs: bool = False  # rollout.target_log_probs
     needs_action_values: bool = False  # rollout.action_values
 

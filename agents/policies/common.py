@@ -16,7 +16,7 @@ from torch import Tensor
 class Acted(NamedTuple):
     """One step of N rows."""
 
-    actions: NDArray[np.int64]  # [N], or chunks of tokens [N, C]
+    actions: NDArray[Any]  # int64 [N], or chunks of tokens [N, C]; real numbers [N, *]
     log_probs: NDArray[np.float64]  # [N] of the distribution sampled from, mask and temperature included
     values: NDArray[np.float64]  # [N]
     state: Any

@@ -65,16 +65,11 @@ class Seq2SeqPolicy(nn.Module):
         self.value_head = nn.utils.skip_init(nn.Linear, weight.shape[1], 1, dtype=dtype, device=weight.device)  # it draws nothing: it begins at 0
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
-        self._head_input: Tensor | None = None
-        head.register_forward_pre_hook(self._keep_head_input)
         self.eval()
 
     def train(self, mode: bool = True) -> Seq2SeqPolicy:
         """Stay in evaluation mode, whatever is asked for: dropout would make acting and evaluating disagree."""
         return super().train(False)
-
-    def _keep_head_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._head_input = inputs[0]
 
     # -- acting ---------------------------------------------------------------------------------------------------------
 
@@ -99,7 +94,7 @@ class Seq2SeqPolicy(nn.Module):
         self.check_width(observations.shape[-1])
         state = self._encoded(observations[:, : self.prompt_tokens], state)
         lengths = (state.prompts != self.vocab_size).sum(1)
-        logits, values = self._last(state.states[:, : int(lengths.max())], lengths, observations)
+        logits, values = self._heads(state.states[:, : int(lengths.max())], lengths, observations, np.arange(len(observations)), self._ends(observations))
         return acted(logits, values, state, generator, action_masks, temperature)
 
     def _encoded(self, prompts: NDArray[np.int64], state: Encoded | None) -> Encoded:
@@ -130,16 +125,15 @@ class Seq2SeqPolicy(nn.Module):
         marked[..., prompt] = np.where(prefixes[..., prompt] == self.vocab_size, self.vocab_size + 1, prefixes[..., prompt])
         last, segment = segments(marked, self.vocab_size)
         whole = prefixes.reshape(-1, prefixes.shape[-1])[last]  # [S, L]
-        logits, hidden, _ = self._decode(*self._encode(whole[:, prompt]), whole)
-        ends = (prefixes[..., self.prompt_tokens :] != self.vocab_size).sum(-1)  # [T, B] the start token stands before the first
-        at, where = torch.from_numpy(segment).to(self._device), torch.from_numpy(ends).to(self._device)
-        return evaluated(logits[at, where], self._values(hidden[at, where]), actions, action_masks, temperature)
+        logits, values = self._heads(*self._encode(whole[:, prompt]), whole, segment, self._ends(prefixes))
+        return evaluated(logits, values, actions, action_masks, temperature)
 
     @torch.no_grad()
     def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:
         """Return V [B] of prefixes [B, L]."""
         self.check_width(observations.shape[-1])
-        return to_float64(self._last(*self._encode(observations[:, : self.prompt_tokens]), observations)[1])
+        encoded = self._encode(observations[:, : self.prompt_tokens])
+        return to_float64(self._heads(*encoded, observations, np.arange(len(observations)), self._ends(observations))[1])
 
     def predict(
         self, obs: NDArray[Any], state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
@@ -175,36 +169,44 @@ class Seq2SeqPolicy(nn.Module):
         states: Tensor = self.model.get_encoder()(input_ids=ids, attention_mask=self._mask(lengths, tokens.shape[1])).last_hidden_state  # type: ignore[operator]
         return states, lengths
 
-    def _decode(self, states: Tensor, prompt_lengths: NDArray[np.int64], observations: NDArray[np.int64]) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-        """Return logits [B, W, V] and hidden states [B, W, H] of the continuations in observations [B, L], and their lengths [B], start included.
+    def _heads(
+        self, states: Tensor, prompt_lengths: NDArray[np.int64], observations: NDArray[np.int64], at: NDArray[np.int64], where: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """Decode the continuations in observations [B, L]; return logits [..., V] and values [...] at rows `at` [...], positions `where` [...].
 
         Right-padded continuations need no mask: under causal attention no token looks at what stands to its right.
         """
         begun = np.concatenate([np.zeros((len(observations), 1), np.int64), observations[:, self.prompt_tokens :]], 1)
-        tokens, lengths = compact(begun, self.vocab_size)
+        tokens, _ = compact(begun, self.vocab_size)
         tokens[:, 0] = self.start_id  # only now: it may be the very id that pads have outside
-        logits = self.model(
-            encoder_outputs=(states,),
-            attention_mask=self._mask(prompt_lengths, states.shape[1]),
-            decoder_input_ids=torch.from_numpy(tokens).to(self._device),
-            use_cache=False,
-        ).logits
-        if self._head_input is None:
-            raise TypeError(f"{type(self.model).__name__} did not call its output embeddings; a model for conditional generation is needed.")
-        hidden, self._head_input = self._head_input, None
-        return logits[..., : self.vocab_size], hidden, lengths
+        chosen, kept = (torch.from_numpy(at).to(self._device), torch.from_numpy(where).to(self._device)), list[Tensor]()
 
-    def _last(self, states: Tensor, prompt_lengths: NDArray[np.int64], observations: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return logits [B, V] and values [B] at the ends of the continuations."""
-        logits, hidden, lengths = self._decode(states, prompt_lengths, observations)
-        at, last = torch.arange(len(lengths), device=self._device), torch.from_numpy(lengths - 1).to(self._device)
-        return logits[at, last], self._values(hidden[at, last])
+        def choose(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+            kept.append(inputs[0][chosen])
+            return kept[0]  # over a large vocabulary the output layer is most of the work: it looks only where it is asked
+
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
+        hook = head.register_forward_pre_hook(choose)
+        try:
+            logits = self.model(
+                encoder_outputs=(states,),
+                attention_mask=self._mask(prompt_lengths, states.shape[1]),
+                decoder_input_ids=torch.from_numpy(tokens).to(self._device),
+                use_cache=False,
+            ).logits
+        finally:
+            hook.remove()
+        if not kept:
+            raise TypeError(f"{type(self.model).__name__} did not call its output embeddings; a model for conditional generation is needed.")
+        return logits[..., : self.vocab_size], self.value_head(kept[0].to(self.value_head.weight.dtype)).squeeze(-1)
+
+    def _ends(self, observations: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the decoder's positions [...] where prefixes [..., L] end; the start token stands at 0."""
+        ends: NDArray[np.int64] = (observations[..., self.prompt_tokens :] != self.vocab_size).sum(-1)
+        return ends
 
     def _mask(self, lengths: NDArray[np.int64], width: int) -> Tensor:
         return torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64)).to(self._device)
-
-    def _values(self, hidden: Tensor) -> Tensor:
-        return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
 
     # -- files ----------------------------------------------------------------------------------------------------------
 

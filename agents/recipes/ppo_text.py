@@ -27,7 +27,7 @@ from ..play import AnyVectorEnv, begin, collect
 from ..policies import CausalLMPolicy
 from ..policies.causal_lm import load_model, small_gpt2
 from ..policies.seeding import seeded
-from ..report import Sample, learning_curve, samples_markdown
+from ..report import SUPERVISED_PANELS, Sample, learning_curve, samples_markdown
 from ..run import Run, checkpoints
 from .choices import PPOText, to_json
 from .material import Material, gather
@@ -180,6 +180,8 @@ def _warm_up(job: PPOText, material: Material, policy: CausalLMPolicy, folder: P
         return False
     with new_folder(folder / WARMUP_MODEL) as temporary:
         policy.save(temporary)
+    if run.history:
+        learning_curve(run.history, folder / "warmup" / "learning_curve.png", SUPERVISED_PANELS, title="Warm-up", x="iteration")
     return True
 
 

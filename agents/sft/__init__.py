@@ -1,6 +1,25 @@
 """Supervised training: next tokens before a policy is rewarded, and demonstrations to repeat."""
 
-from .cloning import CloningConfig, Demonstrations, clone
-from .sft import Config, Sequences, next_token_nats, pad_sequences, train
+from .cloning import CloningConfig, clone, imitation
+from .demonstrations import Demonstrations, Scripted, demonstrations_of, split_episodes
+from .sequences import Sequences, encode_pairs, pad_pairs, pad_sequences
+from .sft import Config, Judged, judge, next_token_nats, train
 
-__all__ = ["CloningConfig", "Config", "Demonstrations", "Sequences", "clone", "next_token_nats", "pad_sequences", "train"]
+__all__ = [
+    "CloningConfig",
+    "Config",
+    "Demonstrations",
+    "Judged",
+    "Scripted",
+    "Sequences",
+    "clone",
+    "demonstrations_of",
+    "encode_pairs",
+    "imitation",
+    "judge",
+    "next_token_nats",
+    "pad_pairs",
+    "pad_sequences",
+    "split_episodes",
+    "train",
+]

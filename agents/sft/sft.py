@@ -1,24 +1,24 @@
 """Next-token training of a language-model policy on token sequences, before any reward.
 
+Which tokens are learned is said by the sequences: all of a text, or a reference behind a prompt.
 Axis legend: M sequences, B of them in a batch, W tokens (padded on the right), V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..losses import next_token_loss
 from ..run import Run
 from ..seeds import generator_state, generators, restore_generator
+from .patience import Patience, check_patience
+from .sequences import Sequences
 
 
 class LanguageModel(Protocol):
@@ -47,28 +47,20 @@ class Config:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0  # gradients longer than this are cut to it
     evaluate_every: int = 300  # updates between two looks at the held-out sequences
+    patience: int | None = None  # looks in a row without a lower held-out loss that end training; the best weights are kept. None: never, the last are
 
     def __post_init__(self) -> None:
         if self.num_updates < 0 or self.batch_size < 1 or self.evaluate_every < 1:
             raise ValueError(f"num_updates must be at least 0, batch_size and evaluate_every at least 1; got {self}.")
+        check_patience(self.patience)
 
 
-class Sequences(NamedTuple):
-    """Token sequences side by side."""
+class Judged(NamedTuple):
+    """How well a policy predicts the learned tokens of sequences, each after the true ones before it."""
 
-    tokens: NDArray[np.int64]  # [M, W] padded on the right with 0
-    lengths: NDArray[np.int64]  # [M]
-
-
-def pad_sequences(sequences: Sequence[Sequence[int]], max_tokens: int) -> Sequences:
-    """Return sequences side by side, each cut after `max_tokens`; those of fewer than two tokens teach nothing and are left out."""
-    kept = [cut for cut in (list(sequence[:max_tokens]) for sequence in sequences) if len(cut) > 1]
-    if not kept:
-        raise ValueError(f"None of the {len(sequences)} sequences has two tokens or more (max_tokens={max_tokens}); there is no next token to learn.")
-    lengths = np.array([len(sequence) for sequence in kept], dtype=np.int64)
-    tokens = np.zeros((len(kept), int(lengths.max())), dtype=np.int64)
-    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate([np.asarray(s, dtype=np.int64) for s in kept])
-    return Sequences(tokens, lengths)
+    loss: float  # nats a token
+    accuracy: float  # share of the tokens that were the most likely
+    exact: float  # share of the sequences all of whose tokens were: of references, those that greedy decoding would write
 
 
 def train(
@@ -83,57 +75,81 @@ def train(
     quiet: bool = False,
     title: str = "warm-up",
 ) -> Run:
-    """Train `policy` in place to predict every token after a sequence's first; return the run with its history.
+    """Train `policy` in place to predict the learned tokens of sequences; return the run with its history.
 
-    "loss" and "heldout_loss" are nats a token.
+    "loss" and "heldout_loss" are nats a token, "heldout_accuracy" and (for references) "heldout_exact" are explained by `Judged`. With
+    `config.patience` the policy has the weights of "best_iteration" in the end, whether it stopped early or not. Checkpoints hold both
+    these and the last ones, so that a run can go on; an interrupted one leaves the policy with the last.
     """
     config = config or Config()
+    if not sequences.targets().any() or not heldout.targets().any():
+        raise ValueError("There are no tokens to learn, or none are held out: see the masks `learned` of the sequences.")
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
-    generator = generators(seed).minibatches
+    generator, patience = generators(seed).minibatches, Patience(policy, config.patience)
 
     def state() -> dict[str, Any]:
-        return {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator_state(generator)}
+        drawn = generator_state(generator)
+        return {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "generator": drawn, "patience": patience.get_state()}
 
     def restore(saved: dict[str, Any]) -> None:
         policy.load_state_dict(saved["policy"])
         optimizer.load_state_dict(saved["optimizer"])
         restore_generator(generator, saved["generator"])
+        patience.set_state(saved["patience"])
 
-    run = Run(
-        config.num_updates, folder, state, restore, save_every=200, resume=resume, quiet=quiet, show=("loss", "heldout_loss"), title=title, tensorboard=False
-    )
+    show = ("loss", "heldout_loss", "heldout_accuracy")
+    run = Run(config.num_updates, folder, state, restore, save_every=200, resume=resume, quiet=quiet, show=show, title=title, tensorboard=False)
     with run:
+        patience.stop(run)  # what has stopped before stays so when it is resumed
         for update in run:
             optimizer.param_groups[0]["lr"] = config.learning_rate * _schedule(update, config.num_updates)
-            batch = generator.integers(len(sequences.tokens), size=config.batch_size)
-            loss = _nats(policy, Sequences(sequences.tokens[batch], sequences.lengths[batch]))
+            batch = sequences.take(generator.integers(len(sequences.tokens), size=config.batch_size))
+            loss = next_token_loss(*_predicted(policy, batch))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(list(policy.parameters()), config.max_grad_norm)
             optimizer.step()
             metrics = {"loss": float(loss.detach())}
             if (update + 1) % config.evaluate_every == 0 or update + 1 == config.num_updates:
-                metrics["heldout_loss"] = next_token_nats(policy, heldout)
-            run.log(metrics, steps=int(sequences.lengths[batch].sum()))
+                metrics |= _heldout(policy, heldout)
+                metrics |= patience.look(metrics["heldout_loss"], update)
+            run.log(metrics, steps=int(batch.lengths.sum()))
+            patience.stop(run)
+    patience.end(run)
     return run
 
 
-def next_token_nats(policy: LanguageModel, sequences: Sequences, batch_size: int = 256) -> float:
-    """Return the mean cross-entropy in nats a token, over every token after a sequence's first."""
-    total = 0.0
+def judge(policy: LanguageModel, sequences: Sequences, batch_size: int = 256) -> Judged:
+    """Return loss and accuracies over all learned tokens, `batch_size` sequences at a time; raises `ValueError` if there are none."""
+    nats, tokens, right, texts, exact = 0.0, 0, 0, 0, 0
     with torch.no_grad():
         for first in range(0, len(sequences.tokens), batch_size):
-            part = Sequences(*(field[first : first + batch_size] for field in sequences))
-            total += float(_nats(policy, part)) * int((part.lengths - 1).sum())
-    return total / int((sequences.lengths - 1).sum())
+            logits, targets, valid = _predicted(policy, sequences.take(slice(first, first + batch_size)))
+            hits, count = (logits.argmax(-1) == targets) | ~valid, int(valid.sum())
+            nats, tokens = nats + float(next_token_loss(logits, targets, valid)) * count, tokens + count
+            right += int((hits & valid).sum())
+            texts, exact = texts + int(valid.any(1).sum()), exact + int((hits.all(1) & valid.any(1)).sum())
+    if not tokens:
+        raise ValueError("There are no learned tokens in these sequences, and so nothing to judge: see their mask `learned`.")
+    return Judged(nats / tokens, right / tokens, exact / texts)
 
 
-def _nats(policy: LanguageModel, batch: Sequences) -> Tensor:
-    width = int(batch.lengths.max())
-    tokens = torch.from_numpy(batch.tokens[:, :width])
+def next_token_nats(policy: LanguageModel, sequences: Sequences, batch_size: int = 256) -> float:
+    """Return the mean cross-entropy in nats a token, over every learned token after a sequence's first."""
+    return judge(policy, sequences, batch_size).loss
+
+
+def _predicted(policy: LanguageModel, batch: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits [B, W - 1, V] of the tokens after the first, these tokens [B, W - 1], and which of them are learned."""
+    tokens = torch.from_numpy(batch.tokens)
     logits = policy.next_token_logits(tokens[:, :-1])
-    valid = torch.from_numpy(np.arange(1, width) < batch.lengths[:, None]).to(logits.device)
-    return next_token_loss(logits, tokens[:, 1:].to(logits.device), valid)
+    return logits, tokens[:, 1:].to(logits.device), torch.from_numpy(batch.targets()).to(logits.device)
+
+
+def _heldout(policy: LanguageModel, heldout: Sequences) -> dict[str, float]:
+    judged = judge(policy, heldout)
+    metrics = {"heldout_loss": judged.loss, "heldout_accuracy": judged.accuracy}
+    return metrics if heldout.learned is None else {**metrics, "heldout_exact": judged.exact}
 
 
 def _schedule(update: int, total: int) -> float:

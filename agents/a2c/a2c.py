@@ -1,0 +1,165 @@
+"""A2C: synchronous advantage actor-critic (Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", section 4, without the asynchrony).
+
+The story: play a short window of steps on every row at once; price what leaves the reference policy; judge every action by what came of
+it, and by the critic where the window ends; take one step that moves the policy along its gradient and the critic to what it saw.
+Axis legend: T steps, N environments, B rows of a minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..advantages import GAE, Advantage, Estimate, Normalisation, estimate, normalise
+from ..kl import FixedKL, KLPrice
+from ..learner import Learner
+from ..leaving import KLPlace, check_reference, priced
+from ..losses import kl_loss, mean_entropy, policy_gradient_loss, value_loss
+from ..metrics import critic_metrics, episode_metrics, mean_of
+from ..play import AnyVectorEnv
+from ..policies import Memory, Policy
+from ..prompting import Prompting
+from ..providing import BaselineSource, planned, provided
+from ..rollout import Batch, Rollout, minibatches
+from ..run import Run
+from ..schedules import linear
+
+
+@dataclass(frozen=True)
+class Config:
+    """What A2C may be told; the defaults suit vector observations (Stable-Baselines3's, and its choice of epsilon)."""
+
+    total_timesteps: int = 500_000  # environment steps (on text: generated tokens), rounded down to whole iterations, but at least one
+    num_steps: int = 5  # steps each environment plays between two updates
+    episodes_per_row: int | None = None  # whole episodes each environment plays instead, begun anew, each counted as num_steps in total_timesteps
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    learning_rate: float = 7e-4  # of the optimiser, at the beginning
+    anneal_lr: bool = False  # let the learning rate fall to 0 in a straight line
+    advantage: Advantage = field(default_factory=lambda: GAE(gamma=0.99, gae_lambda=1.0))  # how actions are judged: any Advantage
+    baselines: BaselineSource = "running_mean"  # who fills the baselines of an estimator with baseline="given": "greedy" is self-critical
+    vine_samples: int = 0  # continuations of every prefix, for the estimator vine
+    normalise: Normalisation = "none"  # of advantages, to mean 0 and deviation 1: over the "batch", each "group", or "none"
+    ent_coef: float = 0.0  # weight of the entropy bonus, at the beginning
+    ent_coef_final: float | None = None  # ... and at the end, in a straight line; None: the same
+    vf_coef: float = 0.5  # weight of the value loss
+    max_grad_norm: float = 0.5  # gradients longer than this are cut to it
+    temperature: float = 1.0  # of sampling, and so of the policy that is trained
+    kl: KLPrice = field(default_factory=lambda: FixedKL(0.0))  # price of a nat away from the reference policy, in units of reward; needs a reference
+    kl_in: KLPlace = "reward"  # where it is paid: in the "reward", or in the "loss" (k3)
+
+    def __post_init__(self) -> None:
+        if not callable(self.advantage):
+            raise TypeError(f"advantage must be an object such as GAE() or a callable, got {self.advantage!r}; agents.advantages.parse reads a spelling.")
+        for name in ("total_timesteps", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.episodes_per_row is not None and self.episodes_per_row < 1:
+            raise ValueError(f"episodes_per_row must be at least 1, or None for windows of num_steps, got {self.episodes_per_row}.")
+        for name in ("learning_rate", "max_grad_norm", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {self.optimizer!r}.")
+
+
+def train(
+    env: AnyVectorEnv,
+    policy: Policy,
+    config: Config | None = None,
+    *,
+    seed: int = 0,
+    reference: Policy | None = None,
+    prompting: Prompting | None = None,
+    num_prompts: int | None = None,
+    evaluate: Callable[[np.random.Generator], Mapping[str, float]] | None = None,
+    evaluate_every: int = 10,
+    folder: Path | str | None = None,
+    save_every: int | None = 10,
+    resume: bool = False,
+    quiet: bool = False,
+    title: str = "a2c",
+) -> Run:
+    """Train `policy` on `env` in place and return the run, whose `history` holds one dict of metrics an iteration.
+
+    Args:
+        env: a vector environment with Gymnasium's interface, in any autoreset mode.
+        policy: what acts and learns.
+        config: the choices above.
+        seed: of everything random here: environment, sampling, minibatches, evaluation.
+        reference: a frozen policy whose KL divergence is measured, and priced by `config.kl`.
+        prompting: chooses the prompts, such as Groups(8) or Priority(); needs `config.episodes_per_row=1`. None: the environment draws them.
+        num_prompts: how many prompts the environment has, for `prompting`.
+        evaluate: called with its own generator every `evaluate_every` iterations and after the last; what it returns is logged as "eval/...".
+        evaluate_every: see `evaluate`.
+        folder: where metrics and checkpoints go; None keeps nothing.
+        save_every: iterations between checkpoints.
+        resume: go on from the newest checkpoint in `folder`.
+        quiet: print nothing.
+        title: what to call the run on the screen.
+    """
+    config = config or Config()
+    optimizer = OPTIMIZERS[config.optimizer](policy.parameters(), config.learning_rate)
+    learner = Learner.start(env, policy, optimizer, seed, prompting, num_prompts)
+    check_reference(config, reference)
+    fill = provided(config, env, policy, prompting)
+    steps, total = planned(config, env)
+    show = ("return", "kl" if reference else "length", "entropy", "value_error")
+    run = Run(total, folder, learner.get_state, learner.set_state, save_every=save_every, resume=resume, quiet=quiet, show=show, title=title)
+    with run:
+        for iteration in run:
+            done = iteration / total
+            learner.optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - done if config.anneal_lr else 1)
+            played = learner.play(config.num_steps, config.episodes_per_row, config.temperature, fill)
+            rollout, metrics = played.rollout, episode_metrics(played)
+            if reference is not None:
+                rollout, told = priced(rollout, reference, config, learner.coefficients, metrics["episodes"])
+                metrics |= told
+            judged = estimate(config.advantage, rollout)
+            metrics |= update(learner, rollout, judged, config, done, metrics.get("kl_price", 0.0))
+            if evaluate is not None and ((iteration + 1) % evaluate_every == 0 or iteration + 1 == total):
+                metrics |= {f"eval/{name}": value for name, value in evaluate(learner.generators.evaluation).items()}
+            run.log(metrics, steps=steps if config.episodes_per_row is None else int(rollout.valid.sum()))
+    return run
+
+
+def loss(policy: Policy, batch: Batch, config: Config, ent_coef: float, kl_price: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return A2C's loss on what was played, and what it is made of."""
+    t = {name: torch.from_numpy(value) for name, value in batch._asdict().items() if value is not None}
+    memory = Memory(t["memory"][0], t["starts"]) if "memory" in t else None
+    now = policy.evaluate(t["observations"], t["actions"], t.get("action_masks"), config.temperature, memory)
+    t = {name: value.to(now.log_probs.device) if value.dtype != torch.float64 else value.to(now.log_probs) for name, value in t.items()}
+    gradient = policy_gradient_loss(now.log_probs, t["advantages"], t["valid"])
+    critic = value_loss(now.values, t["value_targets"].to(now.values), t["valid"])
+    entropy = mean_entropy(now.entropy, t["valid"])
+    parts = {"policy_loss": gradient, "value_loss": critic, "entropy": entropy}
+    parts["ratio_error"] = torch.where(t["valid"], (now.log_probs - t["log_probs"]).exp() - 1, 0.0).abs().max()
+    objective = gradient + config.vf_coef * critic - ent_coef * entropy
+    if config.kl_in == "loss" and "ref_log_probs" in t:
+        parts["kl_loss"] = kl_loss(now.log_probs, t["ref_log_probs"], t["valid"])
+        objective = objective + kl_price * parts["kl_loss"]
+    return objective, parts
+
+
+def update(learner: Learner, rollout: Rollout, judged: Estimate, config: Config, done: float, kl_price: float) -> dict[str, float]:
+    """Take one step, `done` of the way through training; return the losses and their diagnostics."""
+    advantages = normalise(judged.advantages, rollout.valid, config.normalise, rollout.groups)
+    (batch,) = minibatches(rollout, advantages, judged.value_targets, 1, learner.generators.minibatches, by_column=learner.policy.sequential)
+    objective, parts = loss(learner.policy, batch, config, linear(config.ent_coef, config.ent_coef_final, done), kl_price)
+    learner.optimizer.zero_grad()
+    objective.backward()
+    parts["grad_norm"] = torch.nn.utils.clip_grad_norm_(list(learner.policy.parameters()), config.max_grad_norm)
+    learner.optimizer.step()
+    metrics = mean_of([{name: float(value.detach()) for name, value in parts.items()}])
+    return metrics | critic_metrics(rollout, judged) | {"learning_rate": learner.optimizer.param_groups[0]["lr"]}
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    # An epsilon of 1e-5 and alpha 0.99, as the first A2C had them (OpenAI Baselines); both adapt to the size of each gradient.
+    "rmsprop": lambda parameters, learning_rate: torch.optim.RMSprop(parameters, lr=learning_rate, alpha=0.99, eps=1e-5),
+    "adam": lambda parameters, learning_rate: torch.optim.Adam(parameters, lr=learning_rate, eps=1e-5),
+}

@@ -1,0 +1,109 @@
+"""What an estimator needs and play must provide: checked before the first step, so that a wrong combination is refused and never trained on.
+
+Axis legend: N rows, K continuations.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol, get_args
+
+from .advantages import Advantage, needs
+from .forks import forkable
+from .play import AnyVectorEnv
+from .policies import Policy
+from .prompting import Groups, Prompting
+
+BaselineSource = Literal["running_mean", "greedy"]
+
+
+class Provided(NamedTuple):
+    """What play fills into a rollout beyond what happened."""
+
+    gamma: float = 1.0  # the estimator's discount
+    vine: int = 0  # K continuations of every prefix, in place of the critic's values; 0: the critic's
+    baselines: BaselineSource | None = None  # who fills `rollout.baselines`
+
+
+class Judging(Protocol):
+    """The choices of an algorithm that say how actions are judged."""
+
+    @property
+    def advantage(self) -> Advantage:
+        """Return the estimator."""
+
+    @property
+    def episodes_per_row(self) -> int | None:
+        """Return how many whole episodes a row plays; None: windows."""
+
+    @property
+    def vf_coef(self) -> float:
+        """Return the weight of the critic's loss; without it a critic is never trained."""
+
+    @property
+    def vine_samples(self) -> int:
+        """Return how many continuations of each prefix are played, for estimators that need forks."""
+
+    @property
+    def baselines(self) -> BaselineSource:
+        """Return who fills `rollout.baselines`, for estimators that read them."""
+
+
+def provided(config: Judging, env: AnyVectorEnv, policy: Policy, prompting: Prompting | None) -> Provided:
+    """Return what play must provide for the estimator that `config` names.
+
+    Raises:
+        ValueError: if the combination cannot work: whole episodes or groups are needed and not played, a critic is needed and not trained.
+        TypeError: if the environment or the policy cannot be forked and that is needed.
+    """
+    wanted, name = needs(config.advantage), repr(config.advantage)
+    if config.baselines not in get_args(BaselineSource):
+        raise ValueError(f"baselines must be one of {get_args(BaselineSource)}, not {config.baselines!r}.")
+    if wanted.needs_whole_episodes and config.episodes_per_row is None:
+        raise ValueError(f"{name} adds up whole episodes, and windows of num_steps cut them: set episodes_per_row=1, or use gae.")
+    if wanted.needs_groups and not (isinstance(prompting, Groups) and prompting.size > 1):
+        raise ValueError(f"{name} compares episodes of one prompt: set prompting=Groups(8), with episodes_per_row=1 and num_prompts=the number of prompts.")
+    if wanted.bootstraps and not config.vf_coef > 0:
+        raise ValueError(f"{name} trusts a critic, and vf_coef={config.vf_coef} never trains one: set vf_coef=0.5, or use monte_carlo(baseline='none').")
+    if wanted.needs_action_values:
+        raise ValueError(f"{name} needs action values Q(s, a), and a policy here has state values only; use v_trace for off-policy steps.")
+    greedy = wanted.needs_baselines and (config.baselines == "greedy" or wanted.needs_greedy)
+    if greedy and config.episodes_per_row != 1:
+        raise ValueError(f"{name} compares each episode with a greedy one from the same start: set episodes_per_row=1.")
+    if wanted.needs_forks or greedy:
+        forkable(env, policy, name)
+    if wanted.needs_forks and config.vine_samples < 1:
+        raise ValueError(f"{name} measures what prefixes are worth: set vine_samples to 1 or more continuations.")
+    return Provided(
+        gamma=float(getattr(config.advantage, "gamma", 1.0)),
+        vine=config.vine_samples if wanted.needs_forks else 0,
+        baselines=("greedy" if greedy else "running_mean") if wanted.needs_baselines else None,
+    )
+
+
+class Budget(Protocol):
+    """The choices of an algorithm that say how much is played."""
+
+    @property
+    def total_timesteps(self) -> int:
+        """Return how many environment steps are played in all."""
+
+    @property
+    def num_steps(self) -> int:
+        """Return how many steps a row plays, or how many an episode is taken for."""
+
+    @property
+    def episodes_per_row(self) -> int | None:
+        """Return how many whole episodes a row plays; None: windows."""
+
+
+class Planned(NamedTuple):
+    """How a budget is cut up."""
+
+    steps: int  # of one iteration
+    iterations: int
+
+
+def planned(config: Budget, env: AnyVectorEnv) -> Planned:
+    """Return the steps of an iteration and how many iterations the budget has, rounded down, but at least one."""
+    steps = config.num_steps * env.num_envs * (config.episodes_per_row or 1)
+    return Planned(steps, max(1, config.total_timesteps // steps))

@@ -1,0 +1,84 @@
+"""Whom the estimators judge, and whom they ask: policies, fixed and along training, and critics.
+
+Axis legend: S states, A actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from textgym import oracle
+
+from .problems import FloatArray, Problem
+
+STEP = 0.3  # length of a step of the exact ascent, in logits
+ROUNDS = 3_000  # of it at most
+
+
+class Critic(NamedTuple):
+    """What is believed of V, of Q, and of V by who only knows Q; in units of reward."""
+
+    v: FloatArray  # [S]
+    q: FloatArray  # [S, A]
+    mean_q: FloatArray  # [S] sum_a pi(a | s) q(s, a)
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Return probabilities [S, A] of logits [S, A]."""
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    found: FloatArray = odds / odds.sum(axis=-1, keepdims=True)
+    return found
+
+
+def uniform(problem: Problem) -> FloatArray:
+    """Return the policy [S, A] that has no preference."""
+    return np.full(problem.tabular.rewards.shape, 1 / problem.num_actions)
+
+
+def random_policy(problem: Problem, generator: np.random.Generator, scale: float = 1.0) -> FloatArray:
+    """Return the softmax [S, A] of normal logits with standard deviation `scale`."""
+    return softmax(scale * generator.normal(size=problem.tabular.rewards.shape))
+
+
+def expected(problem: Problem, policy: FloatArray) -> float:
+    """Return the expected return of an episode, in units of reward."""
+    return oracle.expected_return(problem.tabular, policy, 1.0)
+
+
+def best(problem: Problem) -> float:
+    """Return the expected return of the best policy."""
+    return float(problem.tabular.start @ oracle.solve(problem.tabular, 1.0).v)
+
+
+def along_training(problem: Problem, shares: Sequence[float]) -> list[FloatArray]:
+    """Return policies of an ascent along the exact gradient, from the uniform one: the first to have gone each of `shares` of the way to the best return.
+
+    Raises `ValueError` if the ascent does not come that far.
+    """
+    logits, low, high = np.zeros(problem.tabular.rewards.shape), expected(problem, uniform(problem)), best(problem)
+    found: list[FloatArray] = []
+    for _ in range(ROUNDS):
+        policy = softmax(logits)
+        while len(found) < len(shares) and expected(problem, policy) >= low + shares[len(found)] * (high - low):
+            found.append(policy)
+        if len(found) == len(shares):
+            return found
+        gradient = oracle.policy_gradient(problem.tabular, policy, 1.0)
+        logits += STEP * gradient / np.linalg.norm(gradient)
+    raise ValueError(f"The exact ascent on {problem.name} did not come to {shares[len(found)]} of the way in {ROUNDS} steps; give a smaller share.")
+
+
+def critic(problem: Problem, policy: FloatArray, quality: float | None, generator: np.random.Generator) -> Critic:
+    """Return a critic of `policy`; `quality` 0 is exact, None an untrained one that says 0, and c one that is wrong by c deviations of the return.
+
+    Its error is a normal number for each state (and each pair, for Q), drawn once: it does not average out over episodes.
+    """
+    if quality is None:
+        return Critic(np.zeros(problem.num_states), np.zeros(policy.shape), np.zeros(problem.num_states))
+    exact = oracle.evaluate(problem.tabular, policy, 1.0)
+    size = quality * oracle.return_variance(problem.tabular, policy, 1.0) ** 0.5
+    q = exact.q + size * generator.normal(size=exact.q.shape)
+    return Critic(exact.v + size * generator.normal(size=exact.v.shape), q, (policy * q).sum(axis=-1))
