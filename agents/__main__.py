@@ -13,24 +13,36 @@ import tyro
 
 from textgym.episodes import ScorerError
 
-from .advantages import Advantage, parse, spell
+from . import advantages, surrogates
+from .advantages import Advantage
+from .kl import KLPrice, parse_kl_price, spell_kl_price
 from .recipes import JobError, PPOText, train
 from .recipes.choices import from_json
+from .surrogates import Surrogate
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
+# The choices that are objects, and are spelled as on paper: how a spelling is read, and written.
+SPELLED: dict[Any, tuple[Callable[[str], Any], Callable[[Any], str]]] = {
+    Advantage: (advantages.parse, advantages.spell),
+    Surrogate: (surrogates.parse, surrogates.spell),
+    KLPrice: (parse_kl_price, spell_kl_price),
+}
+
+
 @REGISTRY.primitive_rule
-def _advantage(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """Let an advantage be spelled as on paper: "gae(gamma=0.99, gae_lambda=0.95)" or "module:function"."""
-    if info.type is not Advantage:
+def _spelled(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Let a choice be spelled as on paper: "gae(gamma=0.99, gae_lambda=0.95)" or "module:function"."""
+    if info.type not in SPELLED:
         return None
+    parse, spell = SPELLED[info.type]
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="NAME(ARGUMENT=VALUE, ...)|MODULE:FUNCTION",
         instance_from_str=lambda words: parse(words[0]),
-        is_instance=callable,
-        str_from_instance=lambda advantage: [spell(advantage)],
+        is_instance=lambda value: not isinstance(value, str),
+        str_from_instance=lambda value: [spell(value)],
     )
 
 

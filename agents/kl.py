@@ -190,6 +190,11 @@ def parse_kl_price(text: str) -> KLPrice:
     return cast(KLPrice, choices.parse(text, KL_PRICES, "KL price"))
 
 
+def spell_kl_price(price: KLPrice) -> str:
+    """Return the text that `parse_kl_price` reads; raises `ValueError` for what has no importable name."""
+    return choices.spell(price, KL_PRICES)
+
+
 def kl_price_to_json(price: KLPrice) -> dict[str, Any]:
     """Return `{"name": "fixed", "coef": ...}`, which `kl_price_from_json` reads."""
     return choices.to_json(price, KL_PRICES)

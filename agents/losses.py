@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-class Surrogate(NamedTuple):
+class SurrogateLoss(NamedTuple):
     """PPO's policy loss, and how far the policy has moved from the one that acted."""
 
     loss: Tensor  # scalar, to be minimised, in units of the advantages
@@ -34,10 +34,12 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     return (_keep(values, valid) * weights).sum() / _total(weights)
 
 
-def clipped_surrogate(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, valid: Tensor, clip_coef: float) -> Surrogate:
+def clipped_surrogate(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, valid: Tensor, clip_coef: float, clip_high: float | None = None
+) -> SurrogateLoss:
     """Return PPO's clipped policy loss and its diagnostics; all inputs [*].
 
-        loss = -mean min(ratio A, clip(ratio, 1 - clip_coef, 1 + clip_coef) A),  ratio = exp(log_probs - old_log_probs)
+        loss = -mean min(ratio A, clip(ratio, 1 - clip_coef, 1 + clip_high) A),  ratio = exp(log_probs - old_log_probs)
 
     Schulman et al. 2017, "Proximal policy optimization algorithms", equation 7. `approx_kl` is the estimator k3 = ratio - 1 - log ratio of
     Schulman 2020, "Approximating KL divergence": unbiased for KL(old, new) where the actions come from the old policy, never negative.
@@ -48,19 +50,47 @@ def clipped_surrogate(log_probs: Tensor, old_log_probs: Tensor, advantages: Tens
         advantages: in units of reward, or normalised.
         valid: bool or weight.
         clip_coef: epsilon, > 0.
+        clip_high: the epsilon above 1 where it is another one; None: `clip_coef`.
 
     Raises:
         ValueError: if the shapes differ.
     """
+    moved = _moved(log_probs, old_log_probs, advantages, valid)
+    low, high = 1 - clip_coef, 1 + (clip_coef if clip_high is None else clip_high)
+    gains = torch.minimum(moved.ratio * moved.advantages, moved.ratio.clamp(low, high) * moved.advantages)
+    return SurrogateLoss(-masked_mean(gains, valid), moved.outside(low, high, valid), masked_mean(moved.kl.detach(), valid))
+
+
+def penalised_surrogate(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, valid: Tensor, beta: float) -> SurrogateLoss:
+    """Return PPO's policy loss with a penalty on KL(old, new), and its diagnostics; arguments and errors as for `clipped_surrogate`.
+
+        loss = -mean (ratio A - beta k3),  k3 = ratio - 1 - log ratio
+
+    Schulman et al. 2017, equation 8, with the sampled estimate of the divergence. `beta` is in units of the advantages per nat. There is no clip;
+    `clip_fraction` tells how many ratios have left [0.8, 1.2] all the same.
+    """
+    moved = _moved(log_probs, old_log_probs, advantages, valid)
+    gains = moved.ratio * moved.advantages - beta * moved.kl
+    return SurrogateLoss(-masked_mean(gains, valid), moved.outside(0.8, 1.2, valid), masked_mean(moved.kl.detach(), valid))
+
+
+class _Moved(NamedTuple):
+    """How far the policy has moved at each step [*]."""
+
+    ratio: Tensor  # pi now / pi when the action was drawn
+    advantages: Tensor
+    kl: Tensor  # k3
+
+    def outside(self, low: float, high: float, valid: Tensor) -> Tensor:
+        """Return the share of steps whose ratio has left [low, high]."""
+        ratio = self.ratio.detach()
+        return masked_mean(((ratio < low) | (ratio > high)).to(ratio.dtype), valid)
+
+
+def _moved(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, valid: Tensor) -> _Moved:
     _same_shape("log_probs, old_log_probs, advantages, valid", log_probs, old_log_probs, advantages, valid)
     log_ratio = _keep(log_probs, valid) - _keep(old_log_probs, valid)
-    advantages = _keep(advantages, valid)
-    ratio = log_ratio.exp()
-    gains = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages)
-    with torch.no_grad():
-        clip_fraction = masked_mean(((ratio - 1).abs() > clip_coef).to(ratio.dtype), valid)
-        approx_kl = masked_mean(torch.expm1(log_ratio) - log_ratio, valid)  # expm1: exact where the policy has hardly moved
-    return Surrogate(-masked_mean(gains, valid), clip_fraction, approx_kl)
+    return _Moved(log_ratio.exp(), _keep(advantages, valid), torch.expm1(log_ratio) - log_ratio)  # expm1: exact where the policy has hardly moved
 
 
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, valid: Tensor) -> Tensor:

@@ -32,7 +32,6 @@ CONFIG = Config(
     advantage=GAE(gamma=0.98, gae_lambda=0.8),
     num_epochs=10,
     num_minibatches=4,
-    clip_coef=0.2,
 )
 
 

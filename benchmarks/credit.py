@@ -30,6 +30,7 @@ from gymnasium.vector import VectorWrapper
 from agents import ppo, sft
 from agents.advantages import GAE
 from agents.files import write_json
+from agents.kl import FixedKL
 from agents.policies import CausalLMPolicy, small_gpt2
 from agents.recipes import Text
 from agents.recipes.material import gather
@@ -41,7 +42,7 @@ from .machine import describe, print_table
 GOAL = 0.9
 RECALL: dict[str, Any] = {"vocab_size": 8, "prompt_tokens": 4, "max_new_tokens": 8}  # the defaults, spelled out
 RECALL_PPO = ppo.Config(num_steps=8, learning_rate=3e-3, anneal_lr=False, advantage=GAE(gamma=1.0, gae_lambda=0.95), ent_coef=0.01)
-TEXT_PPO = ppo.Config(kl_coef=0.06)  # that of `python -m agents ppo`
+TEXT_PPO = ppo.Config(kl=FixedKL(0.06))  # that of `python -m agents ppo`
 
 
 @dataclass(frozen=True)

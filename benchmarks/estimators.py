@@ -39,7 +39,7 @@ class Args:
     seed: int = 0
     """of all draws"""
     quick: bool = False
-    """a smoke test: two problems, a fourth of the episodes, 15 updates of 3 seeds, 500 resamples"""
+    """a smoke test: two problems, a fourth of the episodes, fewer values, 10 updates of 3 seeds, 200 resamples"""
     json: Path | None = None
     """also write the claims to this file"""
 
@@ -53,21 +53,21 @@ def scale_of(args: Args) -> sweeps.Scale:
 
 def cells_of(args: Args, draws: np.random.Generator) -> Iterator[sweeps.Cell]:
     """Yield the cells of all sweeps."""
-    scale = scale_of(args)
-    parts: tuple[Callable[[sweeps.Scale, np.random.Generator], Iterator[sweeps.Cell]], ...] = (
-        lambda scale, own: sweeps.overview(scale, own, training=not args.quick),
-        sweeps.over_lambda,
-        sweeps.over_samples,
-        sweeps.over_groups,
-        sweeps.over_quality,
-        sweeps.over_horizon,
-        sweeps.over_noise,
-        sweeps.over_windows,
-        off_policy.over_distance,
+    scale, small = scale_of(args), args.quick
+    parts: tuple[Callable[[np.random.Generator], Iterator[sweeps.Cell]], ...] = (
+        lambda own: sweeps.overview(scale, own, training=not small),
+        lambda own: sweeps.over_lambda(scale, own),
+        lambda own: sweeps.over_samples(scale, own, (8, 32) if small else (8, 32, 128, 512)),
+        lambda own: sweeps.over_groups(scale, own, (4, 8) if small else (2, 4, 8, 16)),
+        lambda own: sweeps.over_quality(scale, own, (0.25, 1.0) if small else (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)),
+        lambda own: sweeps.over_horizon(scale, own, (2, 8) if small else (2, 4, 8, 16, 32)),
+        lambda own: sweeps.over_noise(scale, own, (0.0, 1.0) if small else (0.0, 0.25, 0.5, 1.0)),
+        lambda own: sweeps.over_windows(scale, own, (4, 16) if small else (2, 4, 8, 16, 32)),
+        lambda own: off_policy.over_distance(scale, own, (0.0, 0.5) if small else (0.0, 0.25, 0.5, 1.0)),
+        lambda own: cost.costs(3 if small else args.replications, own),
     )
     for part, own in zip(parts, draws.spawn(len(parts)), strict=True):
-        yield from part(scale, own)
-    yield from cost.costs(4 if args.quick else args.replications, draws)
+        yield from part(own)
 
 
 def pictures(out: Path, rows: list[tables.Row], curves: tables.Curves, draws: np.random.Generator, resamples: int) -> None:
@@ -89,7 +89,7 @@ def main(args: Args) -> dict[str, Any]:
     sampling, drawing, resampling = np.random.default_rng(args.seed).spawn(3)
     problems = [PROBLEMS[name]() for name in scale_of(args).problems]
     cells = list(cells_of(args, sampling))
-    updates, seeds, resamples = (15, 3, 500) if args.quick else (args.updates, args.seeds, args.resamples)
+    updates, seeds, resamples = (10, 3, 200) if args.quick else (args.updates, args.seeds, args.resamples)
     curves = learning.curves(problems, updates, seeds, drawing)
     claims = facts.facts(cells, resampling, 10 * resamples)
     rows = tables.rows_of(cells, resampling, resamples) + tables.learning_rows(curves, [problem.name for problem in problems], resampling, resamples)

@@ -17,6 +17,7 @@ import tyro
 
 from agents import ppo, sft
 from agents.files import write_json
+from agents.kl import FixedKL
 from agents.recipes import Model, Outcome, PPOText, Text, train
 
 from .machine import describe, print_table
@@ -75,7 +76,7 @@ class Choices:
 def sst2_job(folder: Path) -> PPOText:
     """Return the job of the README's SST-2 command."""
     text = Text(data=folder / "train.tsv", heldout=folder / "dev.tsv", text_column="0", label_column="1")
-    return PPOText(text=text, model=Model(width=128), warmup=sft.Config(num_updates=1500), ppo=ppo.Config(total_timesteps=200_000, kl_coef=0.03))
+    return PPOText(text=text, model=Model(width=128), warmup=sft.Config(num_updates=1500), ppo=ppo.Config(total_timesteps=200_000, kl=FixedKL(0.03)))
 
 
 def shortened(job: PPOText) -> PPOText:

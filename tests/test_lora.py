@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from agents import ppo
+from agents.kl import FixedKL
 from agents.play import begin, collect, evaluate, log_probs_under
 from agents.policies import BareBase, CausalLMPolicy, load_adapter, merged, save_adapter, small_gpt2, small_t5, with_lora
 from textgym import GymVectorEnv
@@ -79,7 +80,7 @@ class TestEveryArchitecture:
         base, rollout = base_weights(policy), played(policy)
         before, parameters = log_probs_under(reference, rollout), sum(p.numel() for p in policy.parameters())
         assert np.array_equal(before, log_probs_under(policy, rollout)), "the KL at the start is exactly 0"
-        config = ppo.Config(total_timesteps=5 * 8 * 4, num_steps=8, num_minibatches=2, kl_coef=0.1)
+        config = ppo.Config(total_timesteps=5 * 8 * 4, num_steps=8, num_minibatches=2, kl=FixedKL(0.1))
         run = ppo.train(env, policy, config, reference=reference, quiet=True)
         assert abs(run.history[0]["kl"]) < 1e-12
         assert run.history[-1]["kl"] != 0
@@ -250,7 +251,7 @@ class TestFiles:
                     raise KeyboardInterrupt
                 return {}
 
-            config = ppo.Config(total_timesteps=4 * 6 * 5, num_steps=6, num_minibatches=2, kl_coef=0.1)
+            config = ppo.Config(total_timesteps=4 * 6 * 5, num_steps=6, num_minibatches=2, kl=FixedKL(0.1))
             try:
                 history = ppo.train(
                     env,

@@ -16,14 +16,15 @@ import torch
 from gymnasium.vector import AutoresetMode
 from helpers import WORDS, LetterShare, SmallCore, tiny_language_model
 
-from agents import ppo, sft
+from agents import ppo, sft, surrogates
 from agents.advantages import GAE, MonteCarlo
-from agents.kl import adapt_kl_coef
+from agents.kl import AdaptiveKL, FixedKL, adapt_kl_coef
 from agents.play import begin, collect
 from agents.policies import CausalLMPolicy, MLPPolicy, seeded, small_gpt2
-from agents.ppo.ppo import loss
+from agents.ppo.ppo import Weights, loss
 from agents.rollout import Batch, Rollout
 from agents.run import Run
+from agents.surrogates import Clip, KLPenalty, Surrogate
 from textgym import GymVectorEnv
 from textgym.task import Completions
 
@@ -77,7 +78,7 @@ def test_cache_on_and_off_give_one_run(mode: AutoresetMode) -> None:
     """Law 5."""
     policies = [language_model(torch.float64, cached) for cached in (True, False)]
     histories = [
-        timeless(train(policy, text_env(mode), reference=language_model(torch.float64, cached, seed=1), kl_coef=0.1))
+        timeless(train(policy, text_env(mode), reference=language_model(torch.float64, cached, seed=1), kl=FixedKL(0.1)))
         for policy, cached in zip(policies, (True, False), strict=True)
     ]
     for ours, theirs in zip(*histories, strict=True):
@@ -90,7 +91,7 @@ def test_cache_on_and_off_give_one_run(mode: AutoresetMode) -> None:
 class TestResume:
     """Law 6, with the coefficient of the KL penalty and the episodes under way among what must come back."""
 
-    CHOICES: dict[str, Any] = {"kl_coef": 0.2, "kl_target": 0.5, "kl_horizon": 50, "evaluate_every": 1}  # noqa: RUF012
+    CHOICES: dict[str, Any] = {"kl": AdaptiveKL(0.2, target=0.5, horizon=50), "evaluate_every": 1}  # noqa: RUF012
 
     def run(self, folder: Path, mode: AutoresetMode, evaluate: Any, **choices: Any) -> tuple[Run, CausalLMPolicy]:
         policy = language_model()
@@ -126,7 +127,7 @@ class TestResume:
             return draw(generator)
 
         whole = self.run(tmp_path / "whole", mode, draw)
-        coefficients = [row["kl_coef"] for row in whole[0].history]
+        coefficients = [row["kl_price"] for row in whole[0].history]
         assert len(set(coefficients)) == 5
         stopped, _ = self.run(tmp_path / "stopped", mode, stop, save_every=None)
         assert stopped.done == k
@@ -153,7 +154,7 @@ def test_no_run_reads_or_changes_a_global_generator() -> None:
         before = global_states()
         policy = language_model()
         warm = sft.train(policy, sequences, sequences, sft.Config(num_updates=3, batch_size=2), quiet=True)
-        run = train(policy, reference=language_model(seed=1), kl_coef=0.1)
+        run = train(policy, reference=language_model(seed=1), kl=FixedKL(0.1))
         assert global_states() == before
         found.append((timeless(warm), timeless(run), weights(policy).tolist()))
     assert found[0] == found[1]
@@ -180,7 +181,7 @@ class TestReference:
     def test_the_price_is_in_the_reward_and_the_logged_return_is_not(self, mode: AutoresetMode) -> None:
         watching = Watching()
         reference = language_model(torch.float64, seed=1)
-        run = train(language_model(torch.float64), text_env(mode), advantage=watching, reference=reference, kl_coef=0.3, temperature=0.8)
+        run = train(language_model(torch.float64), text_env(mode), advantage=watching, reference=reference, kl=FixedKL(0.3), temperature=0.8)
         assert len(watching.seen) == 5
         returns: list[float] = []
         for row, rollout in zip(run.history, watching.seen, strict=True):
@@ -195,26 +196,26 @@ class TestReference:
             assert row["return"] == pytest.approx(at_ends.mean())
             assert row["episodes"] == len(at_ends)
             assert row["kl"] == pytest.approx((rollout.log_probs - reference_says)[rollout.valid].sum() / len(at_ends))
-            assert row["kl_coef"] == 0.3
+            assert row["kl_price"] == 0.3
         assert 0 < max(returns) <= 1 + 1e-12
 
     def test_a_copy_of_the_policy_is_no_distance_away_at_first(self) -> None:
         policy = language_model(torch.float64)
-        run = train(policy, reference=copy.deepcopy(policy), kl_coef=0.1, anneal_lr=False)
+        run = train(policy, reference=copy.deepcopy(policy), kl=FixedKL(0.1), anneal_lr=False)
         assert abs(run.history[0]["kl"]) < 1e-9
         assert run.history[-1]["kl"] > 1e-4
 
     def test_the_coefficient_adapts(self) -> None:
-        run = train(language_model(), reference=language_model(seed=1), kl_coef=0.2, kl_target=0.1, kl_horizon=100)
+        run = train(language_model(), reference=language_model(seed=1), kl=AdaptiveKL(0.2, target=0.1, horizon=100))
         for now, after in zip(run.history[:-1], run.history[1:], strict=True):
-            assert after["kl_coef"] == adapt_kl_coef(now["kl_coef"], now["kl"], 0.1, int(now["episodes"]), 100)
-        assert run.history[-1]["kl_coef"] > 0.21
+            assert after["kl_price"] == adapt_kl_coef(now["kl_price"], now["kl"], 0.1, int(now["episodes"]), 100)
+        assert run.history[-1]["kl_price"] > 0.21
 
     def test_a_high_price_keeps_the_policy_near(self) -> None:
         distances = []
         for coef in (1e-9, 20.0):
             policy = language_model()
-            run = train(policy, reference=copy.deepcopy(policy), kl_coef=coef, total_timesteps=20 * 56, num_epochs=4)
+            run = train(policy, reference=copy.deepcopy(policy), kl=FixedKL(coef), total_timesteps=20 * 56, num_epochs=4)
             distances.append(np.mean([row["kl"] for row in run.history[-5:]]))
         assert distances[1] < 0.5 * distances[0]
 
@@ -249,16 +250,14 @@ class TestChoices:
             ({"num_minibatches": 0}, "num_minibatches"),
             ({"learning_rate": 0.0}, "learning_rate must be positive"),
             ({"temperature": 0.0}, "temperature must be positive"),
-            ({"clip_coef": float("nan")}, "clip_coef"),
-            ({"kl_target": 1.0}, "needs a positive kl_coef"),
-            ({"kl_target": -1.0, "kl_coef": 0.1}, "kl_target must be positive"),
+            ({"value_warmup": -1}, "value_warmup"),
         ],
     )
     def test_refused_configurations(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             ppo.Config(**changes)
 
-    @pytest.mark.parametrize("changes", [{"kl_coef": 0.1}, {"kl_coef": 0.1, "kl_target": 1.0}])
+    @pytest.mark.parametrize("changes", [{"kl": FixedKL(0.1)}, {"kl": AdaptiveKL(0.1, target=1.0)}])
     def test_a_price_needs_a_reference(self, changes: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="pass reference="):
             train(mlp(), **changes)
@@ -327,7 +326,7 @@ def test_what_is_not_valid_has_no_part_in_the_loss(make: Any) -> None:
             None,
             None,
         )
-        objective, parts = loss(policy, batch, config)
+        objective, parts = loss(policy, batch, config, Weights(1.0, config.ent_coef, 0.0, 0.2))
         policy.zero_grad()
         objective.backward()
         gradient = torch.cat([parameter.grad.flatten() for parameter in policy.parameters() if parameter.grad is not None])
@@ -347,3 +346,56 @@ def test_a_policy_must_fit_its_environment() -> None:
         ppo.train(gym.make("CartPole-v1"), MLPPolicy(4, 2), quiet=True)
     with pytest.raises(TypeError, match=r"GAE\(\)"):
         ppo.Config(advantage="gae")
+
+
+class TestSurrogates:
+    @pytest.mark.parametrize("surrogate", [Clip(), Clip(0.2, high=0.28), KLPenalty()])
+    def test_each_one_learns(self, surrogate: Surrogate) -> None:
+        env = text_env(num_envs=32, scorer=LetterShare("c"))
+        policy = small_gpt2(len(WORDS), 8, eos_id=0, width=32, layers=1, heads=2, seed=0)
+        run = train(policy, env, surrogate=surrogate, total_timesteps=20 * 32 * 7, num_epochs=2, learning_rate=0.005)
+        assert run.history[0]["return"] < 0.3
+        assert np.mean([row["return"] for row in run.history[-3:]]) > 0.9
+
+    def test_the_penalty_doubles_and_halves(self) -> None:
+        """Schulman et al. 2017, section 4; and the coefficient is part of what is saved."""
+        penalty = KLPenalty(target=0.01, beta=1.0)
+        assert [penalty.after(1.0, kl) for kl in (0.001, 0.0066, 0.01, 0.0151, 1.0)] == [0.5, 0.5, 1.0, 2.0, 2.0]
+        run = train(language_model(), surrogate=KLPenalty(target=1e-7), anneal_lr=False)
+        assert [row["surrogate_coef"] for row in run.history] == [1.0, 2.0, 4.0, 8.0, 16.0]
+
+    def test_a_higher_clip_lets_unlikely_actions_gain_more(self) -> None:
+        ratio, advantages, valid = torch.tensor([1.25, 1.25, 0.75, 0.75]).double(), torch.tensor([1.0, -1.0, 1.0, -1.0]).double(), torch.ones(4).bool()
+        old = torch.zeros(4).double()
+        losses = [Clip(0.2, high)(ratio.log(), old, advantages, valid, 0.2).loss for high in (None, 0.28)]
+        assert float(losses[0]) == pytest.approx(-(1.2 - 1.25 + 0.75 - 0.8) / 4)
+        assert float(losses[1]) == pytest.approx(-(1.25 - 1.25 + 0.75 - 0.8) / 4)
+
+    def test_spellings(self) -> None:
+        for surrogate in (Clip(), Clip(0.1, 0.3), KLPenalty(0.02)):
+            assert surrogates.parse(surrogates.spell(surrogate)) == surrogate
+            assert surrogates.from_json(surrogates.to_json(surrogate)) == surrogate
+        with pytest.raises(ValueError, match="coef must be a number"):
+            surrogates.parse("clip(coef=0)")
+
+
+def test_the_critic_warms_up_while_the_policy_stands_still() -> None:
+    policy = mlp()
+    actor = [parameter.clone() for parameter in policy.actor.parameters()]
+    critic = [parameter.clone() for parameter in policy.critic.parameters()]
+    train(policy, value_warmup=5, ent_coef=0.1)
+    assert all(torch.equal(*pair) for pair in zip(actor, policy.actor.parameters(), strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(critic, policy.critic.parameters(), strict=True))
+    train(policy, value_warmup=4)
+    assert not all(torch.equal(*pair) for pair in zip(actor, policy.actor.parameters(), strict=True))
+
+
+def test_the_price_of_leaving_can_be_paid_in_the_loss() -> None:
+    def distance(place: str) -> float:
+        policy = language_model()
+        choices: dict[str, Any] = {"kl": FixedKL(3.0), "kl_in": place, "total_timesteps": 30 * 56, "num_epochs": 4}
+        return train(policy, reference=copy.deepcopy(policy), **choices).history[-1]["kl_step/k3"]
+
+    free = train(policy := language_model(), reference=copy.deepcopy(policy), total_timesteps=30 * 56, num_epochs=4).history[-1]["kl_step/k3"]
+    assert distance("loss") < 0.3 * free
+    assert distance("reward") < 0.3 * free

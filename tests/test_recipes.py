@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents import ppo, sft
 from agents.advantages import GAE, MonteCarlo, NStep
+from agents.kl import AdaptiveKL, FixedKL
 from agents.policies import CausalLMPolicy, small_gpt2
 from agents.recipes import JobError, Model, PPOText, Text, train
 from agents.recipes.choices import from_json, to_json
@@ -39,7 +40,7 @@ def tiny(folder: Path | None, **changes: object) -> PPOText:
         text=Text(max_new_tokens=6),
         model=Model(width=16, layers=1, heads=2),
         warmup=sft.Config(num_updates=4, batch_size=8, evaluate_every=2),
-        ppo=ppo.Config(total_timesteps=6 * 8 * 6, num_steps=6, kl_coef=0.05, kl_target=1.0, kl_horizon=20),
+        ppo=ppo.Config(total_timesteps=6 * 8 * 6, num_steps=6, kl=AdaptiveKL(0.05, target=1.0, horizon=20)),
         num_envs=8,
         num_eval=16,
         evaluate_every=2,
@@ -71,9 +72,9 @@ def test_a_run_leaves_all_that_was_promised(tmp_path: Path) -> None:
     assert {"score", "gold", "kl", "eos", "distinct", "distinct_2", "length"} <= outcome.after.keys()
     assert outcome.before["kl"] == pytest.approx(0.0, abs=1e-5), "the policy begins as the reference"
     assert len(rows_of(folder)) == 6
-    logged = {"return", "kl", "kl_coef", "entropy", "value_error"} | {f"eval/{name}" for name in ("score", "gold", "kl", "eos", "distinct")}
+    logged = {"return", "kl", "kl_price", "entropy", "value_error"} | {f"eval/{name}" for name in ("score", "gold", "kl", "eos", "distinct")}
     assert logged <= rows_of(folder)[-1].keys()
-    for name in ("config.json", "evaluation.json", "samples.md", "learning_curve.png", "tensorboard", "policy/model.safetensors"):
+    for name in ("config.json", "evaluation.json", "samples.md", "learning_curve.png", "warmup/learning_curve.png", "tensorboard", "policy/model.safetensors"):
         assert (folder / name).exists(), name
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")], "a temporary file was left behind"
     assert (folder / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
@@ -164,7 +165,7 @@ def test_a_local_model_and_tokenizer_in_place_of_the_built_ones(tmp_path: Path, 
 
 
 def test_choices_go_through_json() -> None:
-    job = PPOText(ppo=ppo.Config(advantage=NStep(gamma=0.9, n=3), kl_coef=0.1), text=Text(scorer="length"), seed=3)
+    job = PPOText(ppo=ppo.Config(advantage=NStep(gamma=0.9, n=3), kl=FixedKL(0.1)), text=Text(scorer="length"), seed=3)
     data = json.loads(json.dumps(to_json(job)))
     assert data["ppo"]["advantage"] == {"name": "n_step", "gamma": 0.9, "n": 3}
     assert from_json(data) == job

@@ -19,6 +19,7 @@ from agents import sft
 from agents.policies import CausalLMPolicy, MLPPolicy, seeded
 from agents.report import SUPERVISED_PANELS, learning_curve
 from agents.run import Run, load_checkpoint
+from agents.sft.patience import Patience
 
 V = len(WORDS)
 CONFIG = sft.Config(num_updates=60, batch_size=8, learning_rate=0.03, evaluate_every=4, patience=3)
@@ -144,9 +145,9 @@ def test_cloning_stops_keeps_the_best_and_resumes(tmp_path: Path) -> None:
     losses = [row["heldout_loss"] for row in run.history]
     assert run.done == int(np.argmin(losses)) + 5 < 40
     assert sft.imitation(policy, crowded(200, 1))["loss"] == min(losses) == run.history[-1]["best_loss"]
-    for stop_after in (2, run.done - 1):
+    for stop_after in (2, run.done - 1, None):
         folder = tmp_path / str(stop_after)
-        cloned(folder, stop_after)
+        cloned(folder, stop_after)  # None: until its own end, from where it must not go on
         same, resumed = cloned(folder, resume=True, seed=3)
         assert resumed is not None
         assert timeless(resumed) == timeless(run)
@@ -163,3 +164,16 @@ def test_the_curves_become_a_picture(tmp_path: Path) -> None:
     run = sft.train(tiny_language_model(), *TEXTS, replace(CONFIG, num_updates=8), quiet=True)
     learning_curve(run.history, tmp_path / "curve.png", SUPERVISED_PANELS, x="iteration")
     assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
+def test_only_looks_in_a_row_end_the_patience() -> None:
+    policy, run = tiny_language_model(), Run(100, quiet=True)
+    patience = Patience(policy, 2)
+    for iteration, (loss, bad_looks) in enumerate([(3.0, 0), (3.5, 1), (2.0, 0), (2.0, 1), (1.0, 0), (1.5, 1), (float("nan"), 2)]):
+        patience.stop(run)
+        assert run.stopped is None
+        patience.look(loss, iteration)
+        assert patience.bad_looks == bad_looks, "no more than equally good is no better, and what is no number is not either"
+    patience.stop(run)
+    assert run.stopped is not None
+    assert "iteration 4, 1.0000 nats" in run.stopped

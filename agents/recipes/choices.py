@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from .. import ppo, sft
-from ..advantages import from_json as advantage_from_json
-from ..advantages import to_json as advantage_to_json
+from .. import advantages, ppo, sft, surrogates
+from ..kl import FixedKL, kl_price_from_json, kl_price_to_json
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class PPOText:
     text: Annotated[Text, arg(name="")] = field(default_factory=Text)
     model: Annotated[Model, arg(name="")] = field(default_factory=Model)
     warmup: sft.Config = field(default_factory=sft.Config)
-    ppo: Annotated[ppo.Config, arg(name="")] = field(default_factory=lambda: ppo.Config(kl_coef=0.06))
+    ppo: Annotated[ppo.Config, arg(name="")] = field(default_factory=lambda: ppo.Config(kl=FixedKL(0.06)))
     num_envs: int = 128
     """Texts written side by side."""
     num_eval: int = 1024
@@ -89,6 +88,14 @@ class PPOText:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
+# The choices of an algorithm that are objects: how each becomes JSON, and comes back.
+SPELLED: dict[str, tuple[Callable[[Any], dict[str, Any]], Callable[[Any], Any]]] = {
+    "advantage": (advantages.to_json, advantages.from_json),
+    "surrogate": (surrogates.to_json, surrogates.from_json),
+    "kl": (kl_price_to_json, kl_price_from_json),
+}
+
+
 def to_json(choice: PPOText) -> dict[str, Any]:
     """Return a job as JSON values; paths become absolute, so that the job can be repeated from anywhere."""
     return {"command": "ppo", **_values(choice)}
@@ -101,7 +108,7 @@ def from_json(data: Mapping[str, Any]) -> PPOText:
         raise ValueError(f"This configuration is of the command {data.get('command')!r}, not of 'ppo'.")
     try:
         algorithm = dict(rest.pop("ppo"))
-        algorithm["advantage"] = advantage_from_json(algorithm["advantage"])
+        algorithm |= {name: read(algorithm[name]) for name, (_, read) in SPELLED.items()}
         text, model = Text(**_typed(Text, rest.pop("text"))), Model(**_typed(Model, rest.pop("model")))
         warmup = sft.Config(**rest.pop("warmup"))
         return PPOText(text=text, model=model, warmup=warmup, ppo=ppo.Config(**algorithm), **_typed(PPOText, rest))
@@ -115,8 +122,8 @@ def _values(choice: Any) -> dict[str, Any]:
         value = getattr(choice, one.name)
         if isinstance(value, Path):
             value = str(value.resolve())
-        elif one.name == "advantage":
-            value = advantage_to_json(value)
+        elif one.name in SPELLED:
+            value = SPELLED[one.name][0](value)
         elif isinstance(value, (Text, Model, sft.Config, ppo.Config)):
             value = _values(value)
         found[one.name] = value

@@ -118,4 +118,4 @@ def judged(contestant: Contestant, rollout: Rollout, batches: int) -> FloatArray
 
 
 def _columns(rollout: Rollout, part: np.ndarray) -> Rollout:
-    return Rollout(*(None if field is None else field[:, part] for field in rollout))
+    return Rollout._make(None if field is None else field[:, part] for field in rollout)

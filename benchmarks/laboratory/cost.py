@@ -13,10 +13,9 @@ from agents.advantages import ADVANTAGES, GAE, Advantage, estimate
 from agents.rollout import Rollout
 
 from ..machine import median_seconds
-from .policies import critic
 from .problems import two_state
 from .sampling import draw_starts, play, rollout_of
-from .sweeps import Cell, random_case
+from .sweeps import Cell, asked, random_case
 
 STEPS, HORIZON, GROUP = 128, 8, 4  # windows that hold 16 whole episodes a row
 TIMINGS = 5  # behind each median
@@ -26,7 +25,7 @@ def rollout(num_rows: int, generator: np.random.Generator) -> Rollout:
     """Return whole episodes of 8 steps, [128, N], with all that any estimator reads."""
     one = random_case(two_state(HORIZON))
     played = play(one.problem, one.policy, draw_starts(one.problem, num_rows, GROUP, generator), generator, steps=STEPS)
-    found = rollout_of(played, one.policy, critic(one.problem, one.policy, 0.5, generator), GROUP)
+    found = rollout_of(played, one.policy, asked(one, 0.5, generator), GROUP)
     return found._replace(baselines=np.zeros(found.valid.shape))
 
 

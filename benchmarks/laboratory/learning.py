@@ -31,7 +31,7 @@ from .contestants import (
     vine,
 )
 from .measures import gradients
-from .policies import Critic, best, critic, expected, softmax, uniform
+from .policies import Critic, best, critic, expected, softmax, uniform, untrained
 from .problems import FloatArray, Problem
 from .sampling import Played, draw_starts, play
 
@@ -71,7 +71,7 @@ class Curve(NamedTuple):
 def learn(problem: Problem, learner: Learner, updates: int, generator: np.random.Generator) -> Curve:
     """Return the curve of one run of `updates` updates from the uniform policy."""
     shape = problem.tabular.rewards.shape
-    logits, believed = np.zeros(shape), Critic(np.zeros(shape[0]), np.zeros(shape), np.zeros(shape[0]))
+    logits, believed = np.zeros(shape), untrained(np.zeros(shape))
     low, high = expected(problem, uniform(problem)), best(problem)
     scores, steps, length = [0.0], 0.0, 1.0
     for update in range(updates):
@@ -79,7 +79,7 @@ def learn(problem: Problem, learner: Learner, updates: int, generator: np.random
         played = play(problem, policy, draw_starts(problem, _episodes(learner, length), GROUP, generator), generator)
         length = float(played.valid.sum()) / played.valid.shape[1]
         steps += _steps(learner, played)
-        asked = critic(problem, policy, 0.0, generator) if learner.exact else believed._replace(mean_q=(policy * believed.q).sum(axis=1))
+        asked = _asked(learner, problem, policy, believed, generator)
         found = estimate(learner.contestant.advantage, dressed(learner.contestant, problem, policy, played, asked, GROUP, generator))
         believed = _taught(believed, played, found.value_targets)
         gradient = gradients(found.advantages, played, policy, 1).reshape(shape)
@@ -88,6 +88,12 @@ def learn(problem: Problem, learner: Learner, updates: int, generator: np.random
             logits = logits + FIRST_STEP * (1 - update / updates) * gradient / size
         scores.append((oracle.expected_return(problem.tabular, softmax(logits), 1.0) - low) / (high - low))
     return Curve(np.array(scores), steps)
+
+
+def _asked(learner: Learner, problem: Problem, policy: FloatArray, believed: Critic, generator: np.random.Generator) -> Critic:
+    if learner.exact:
+        return critic(oracle.evaluate(problem.tabular, policy, 1.0), policy, 0.0, generator)
+    return believed._replace(mean_q=(policy * believed.q).sum(axis=1))
 
 
 def _episodes(learner: Learner, length: float) -> int:

@@ -81,9 +81,9 @@ def _agreement(found: FloatArray, truth: FloatArray) -> FloatArray:
 
 
 def gradients(estimates: FloatArray, played: Played, policy: FloatArray, batches: int) -> FloatArray:
-    """Return each batch's estimate of the gradient in the logits of a softmax policy, [K, S * A]: the mean over its episodes of
+    """Return each batch's estimate of the gradient in the logits of a softmax policy, [K, S * A].
 
-    sum_t A_t grad log pi(a_t | s_t),  grad = 1[a = a_t] - pi(a | s_t) in the row of s_t
+    It is the mean over the batch's episodes of sum_t A_t grad log pi(a_t | s_t), where grad = 1[a = a_t] - pi(a | s_t) in the row of s_t.
     """
     steps, rows = estimates.shape
     size = rows // batches

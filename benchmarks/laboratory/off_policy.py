@@ -17,10 +17,10 @@ from agents.advantages import GAE, Advantage, Retrace, VTrace, estimate
 from textgym import oracle
 
 from .measures import Measures, advantage_errors, gradient_errors, gradients
-from .policies import critic, random_policy
+from .policies import random_policy
 from .problems import FloatArray
 from .sampling import draw_starts, play, rollout_of, with_mean_q
-from .sweeps import Case, Cell, Scale, cases_of
+from .sweeps import Case, Cell, Scale, asked, cases_of
 
 WIDE = 1e6  # a clip that never binds
 
@@ -45,7 +45,7 @@ CONTESTANTS = (
 CRITICS = {"exact": 0.0, "wrong": 0.5}
 
 
-def over_distance(scale: Scale, generator: np.random.Generator, shares: Sequence[float] = (0.0, 0.25, 0.5, 1.0)) -> Iterator[Cell]:
+def over_distance(scale: Scale, generator: np.random.Generator, shares: Sequence[float]) -> Iterator[Cell]:
     """Yield the estimators where the policy that played is `share` another one: mu = (1 - share) pi + share other."""
     for one in cases_of(scale):
         other = random_policy(one.problem, np.random.default_rng(2))
@@ -56,17 +56,17 @@ def over_distance(scale: Scale, generator: np.random.Generator, shares: Sequence
 def _measured(one: Case, behaviour: FloatArray, share: float, scale: Scale, generator: np.random.Generator) -> list[Cell]:
     found: dict[tuple[str, str], list[Measures]] = {(name, each.name): [] for name in CRITICS for each in CONTESTANTS}
     visited = oracle.occupancy(one.problem.tabular, behaviour, 1.0)
-    gradient = visited[:, None] * one.policy * one.advantages
+    gradient = visited[:, None] * one.policy * one.values.a
     for draws in generator.spawn(scale.replications):
         starts = draw_starts(one.problem, scale.batches * scale.episodes, scale.group, draws)
         played = play(one.problem, behaviour, starts, draws)
         ratios = one.policy / behaviour
         for name, quality in CRITICS.items():
-            opinion = critic(one.problem, one.policy, quality, draws)
+            opinion = asked(one, quality, draws)
             for each in CONTESTANTS:
                 rollout = rollout_of(played, behaviour, opinion, scale.group, target=one.policy)
                 judged = estimate(each.advantage, with_mean_q(rollout, played, opinion) if each.reads_q else rollout).advantages
-                truth = ratios * one.advantages if each.holds_ratio else one.advantages
+                truth = one.values.a * ratios
                 weights = judged if each.holds_ratio or not each.knows_ratio else judged * ratios[played.states, played.actions]
                 measures = advantage_errors(judged, played, truth, draws)
                 found[name, each.name].append(measures | gradient_errors(gradients(weights, played, one.policy, scale.batches), gradient))

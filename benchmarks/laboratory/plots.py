@@ -42,8 +42,8 @@ class Panel(NamedTuple):
     log: tuple[bool, bool] = (False, False)
 
 
-def draw(path: Path, title: str, panels: Sequence[Panel], columns: int, *, legend_columns: int = 4, marks_every: int = 1) -> None:
-    """Draw panels row by row into a PNG; a row's last panel tells nothing new, so that one legend below serves all, or one a panel where names differ."""
+def draw(path: Path, title: str, panels: Sequence[Panel], columns: int, *, legend_columns: int = 4, marks_every: int = 1, same_y: bool = False) -> None:
+    """Draw panels row by row into a PNG, with one legend below for all, or one in each panel where there are more names than colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -60,6 +60,10 @@ def draw(path: Path, title: str, panels: Sequence[Panel], columns: int, *, legen
         _panel(axes, panel, styles, marks_every)
         if not shared:
             axes.legend(fontsize=7.5, frameon=False, loc="lower right")
+    if same_y:
+        low, high = zip(*(axes.get_ylim() for axes in figure.axes), strict=True)
+        for axes in figure.axes:
+            axes.set_ylim(min(low), max(high))
     if shared:
         _legend(figure, legend_columns)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +90,9 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str], marks_every: int) -> 
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     if panel.log[1]:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, high / 1e4), high)  # an error of nothing but rounding would squeeze all the others
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.set_title(panel.title, loc="left", fontsize=10)
     axes.set_xlabel(panel.x, fontsize=9)
     axes.set_ylabel(panel.y, fontsize=9)
@@ -146,11 +153,11 @@ def of_learning(curves: Curves, path: Path, generator: np.random.Generator, num_
                 own.append(stratified_bootstrap(scores[..., update], interquartile_mean, generator, num_resamples))
             lines.append(Line(name, range(len(own)), own))
         panels.append(Panel(title, lines, "updates of 32 episodes", "share of the way to the best return (IQM)"))
-    draw(path, "Learning curves by estimator, with 95 % stratified bootstrap intervals", _halved(panels), 3, marks_every=8)
+    draw(path, "Learning curves by estimator, with 95 % stratified bootstrap intervals", _halved(panels), 3, marks_every=8, same_y=True)
 
 
 def _halved(panels: Sequence[Panel]) -> list[Panel]:
-    """Return panels of which none has more lines than there are colours; "a critic" stays whole where it fits."""
+    """Return panels of which none has more lines than there are colours."""
     parts = []
     for panel in panels:
         count = -(-len(panel.lines) // len(COLORS))

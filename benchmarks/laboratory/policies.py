@@ -71,14 +71,22 @@ def along_training(problem: Problem, shares: Sequence[float]) -> list[FloatArray
     raise ValueError(f"The exact ascent on {problem.name} did not come to {shares[len(found)]} of the way in {ROUNDS} steps; give a smaller share.")
 
 
-def critic(problem: Problem, policy: FloatArray, quality: float | None, generator: np.random.Generator) -> Critic:
-    """Return a critic of `policy`; `quality` 0 is exact, None an untrained one that says 0, and c one that is wrong by c deviations of the return.
+def unlike_prompts(problem: Problem) -> FloatArray:
+    """Return a policy [S, A] that is halfway to the best one after the first of a prefix tree's prompts, and near the uniform one after the others."""
+    seen = problem.tabular.observations
+    known = (seen[:, 0] == seen[0, 0])[:, None]
+    return np.where(known, *(along_training(problem, [share])[0] for share in (0.5, 0.02)))
 
-    Its error is a normal number for each state (and each pair, for Q), drawn once: it does not average out over episodes.
+
+def untrained(policy: FloatArray) -> Critic:
+    """Return the critic that says 0."""
+    return Critic(np.zeros(len(policy)), np.zeros(policy.shape), np.zeros(len(policy)))
+
+
+def critic(exact: oracle.Values, policy: FloatArray, size: float, generator: np.random.Generator) -> Critic:
+    """Return a critic that is wrong by normal numbers of standard deviation `size`, in units of reward; 0 is the exact one.
+
+    There is one such error for each state, and one for each pair, for Q: it is drawn once and does not average out over episodes.
     """
-    if quality is None:
-        return Critic(np.zeros(problem.num_states), np.zeros(policy.shape), np.zeros(problem.num_states))
-    exact = oracle.evaluate(problem.tabular, policy, 1.0)
-    size = quality * oracle.return_variance(problem.tabular, policy, 1.0) ** 0.5
     q = exact.q + size * generator.normal(size=exact.q.shape)
     return Critic(exact.v + size * generator.normal(size=exact.v.shape), q, (policy * q).sum(axis=-1))

@@ -5,7 +5,7 @@ Axis legend: T steps, N rows, S states, A actions, K continuations of a prefix, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,8 @@ def draw_starts(problem: Problem, num_rows: int, group: int, generator: np.rando
 def play(problem: Problem, policy: FloatArray, starts: IntArray, generator: np.random.Generator, steps: int | None = None) -> Played:
     """Play one whole episode a row from `starts` [N], or windows of `steps` steps in which a row begins anew where its episode ended."""
     cumulative = policy.cumsum(axis=1)[:, :-1]
-    states, alive, fresh, log = starts, np.ones(len(starts), np.bool_), np.ones(len(starts), np.bool_), []
+    states, alive, fresh = starts, np.ones(len(starts), np.bool_), np.ones(len(starts), np.bool_)
+    log: list[tuple[NDArray[Any], ...]] = []
     while len(log) < steps if steps is not None else bool(alive.any()):
         actions = (generator.random(len(states))[:, None] >= cumulative[states]).sum(axis=1)
         following, rewards = _outcomes(problem, states * problem.num_actions + actions, generator)
@@ -56,11 +57,9 @@ def play(problem: Problem, policy: FloatArray, starts: IntArray, generator: np.r
 
 def _outcomes(problem: Problem, pairs: IntArray, generator: np.random.Generator) -> tuple[IntArray, FloatArray]:
     width = problem.chances.shape[1]
+    flat = pairs * width
     if width > 1:
-        outcome = (generator.random(len(pairs))[:, None] >= problem.chances[pairs, :-1]).sum(axis=1)
-    else:
-        outcome = np.zeros(len(pairs), np.int64)
-    flat = pairs * width + outcome
+        flat += (generator.random(len(pairs))[:, None] >= problem.chances[pairs, :-1]).sum(axis=1)
     rewards = problem.rewards.reshape(-1)[flat]
     if problem.noise > 0:
         rewards = rewards + problem.noise * generator.normal(size=len(pairs))

@@ -17,7 +17,7 @@ from textgym import oracle
 
 from .contestants import BASELINE_V, FEW, GAE_95, GROUPED, LAMBDAS, STEPS, TD_ERROR, WITH_CRITIC, WITHOUT_CRITIC, Contestant, dressed, judged, vine
 from .measures import Measures, advantage_errors, gradient_errors, gradients
-from .policies import Critic, along_training, critic, random_policy, uniform
+from .policies import Critic, along_training, critic, random_policy, uniform, unlike_prompts, untrained
 from .problems import PROBLEMS, FloatArray, Problem, grid, two_state
 from .sampling import Played, draw_starts, play
 
@@ -56,13 +56,21 @@ class Case(NamedTuple):
     problem: Problem
     name: str  # of the policy
     policy: FloatArray  # [S, A]
-    advantages: FloatArray  # [S, A]
+    values: oracle.Values
     gradient: FloatArray  # [S, A]
+    deviation: float  # of the return without the noise on rewards, in units of reward
 
 
 def case(problem: Problem, name: str, policy: FloatArray) -> Case:
     """Return a case with what the oracle says of it."""
-    return Case(problem, name, policy, oracle.evaluate(problem.tabular, policy, 1.0).a, oracle.policy_gradient(problem.tabular, policy, 1.0))
+    calm = problem.tabular._replace(second_moments=problem.tabular.second_moments - problem.noise**2)
+    values, gradient = oracle.evaluate(problem.tabular, policy, 1.0), oracle.policy_gradient(problem.tabular, policy, 1.0)
+    return Case(problem, name, policy, values, gradient, oracle.return_variance(calm, policy, 1.0) ** 0.5)
+
+
+def asked(one: Case, quality: float | None, generator: np.random.Generator) -> Critic:
+    """Return a critic of a case: exact (0), untrained (None), or wrong by `quality` deviations of the return."""
+    return untrained(one.policy) if quality is None else critic(one.values, one.policy, quality * one.deviation, generator)
 
 
 def random_case(problem: Problem) -> Case:
@@ -84,7 +92,7 @@ def measure(
     found: dict[tuple[str, int], list[Measures]] = {}
     for draws in generator.spawn(scale.replications):
         played = _played(one, scale, draws)
-        opinions = {name: critic(one.problem, one.policy, quality, draws) for name, quality in critics.items()}
+        opinions = {name: asked(one, quality, draws) for name, quality in critics.items()}
         for i, contestant in enumerate(contestants):
             for name in critics if contestant.asks else ("none",):
                 opinion = opinions.get(name, next(iter(opinions.values())))
@@ -114,7 +122,7 @@ def _played(one: Case, scale: Scale, generator: np.random.Generator) -> Played:
 def _measured(one: Case, contestant: Contestant, played: Played, opinion: Critic, scale: Scale, generator: np.random.Generator) -> Measures:
     rollout = dressed(contestant, one.problem, one.policy, played, opinion, scale.group, generator)
     found = judged(contestant, rollout, scale.batches)
-    measures = advantage_errors(found, played, one.advantages, generator)
+    measures = advantage_errors(found, played, one.values.a, generator)
     if scale.steps is None:  # a window begins and ends anywhere: its gradient is that of no episode
         measures |= gradient_errors(gradients(found, played, one.policy, scale.batches), one.gradient)
     return measures
@@ -139,22 +147,28 @@ def over_lambda(scale: Scale, generator: np.random.Generator) -> Iterator[Cell]:
         yield from measure("n", one, STEPS, CRITICS, scale, generator, "n")
 
 
-def over_samples(scale: Scale, generator: np.random.Generator, sizes: Sequence[int] = (8, 32, 128, 512)) -> Iterator[Cell]:
+def over_samples(scale: Scale, generator: np.random.Generator, sizes: Sequence[int]) -> Iterator[Cell]:
     """Yield the error of gradients over the episodes of a batch."""
     for one in cases_of(scale):
         for size in sizes:
-            yield from measure("batch", one, FEW, {"wrong": 0.5}, replace(scale, episodes=size, batches=16), generator, "episodes", size)
+            yield from measure("batch", one, FEW, {"wrong": 0.5}, replace(scale, episodes=size, batches=min(16, scale.batches)), generator, "episodes", size)
 
 
-def over_groups(scale: Scale, generator: np.random.Generator, sizes: Sequence[int] = (2, 4, 8, 16)) -> Iterator[Cell]:
+def over_groups(scale: Scale, generator: np.random.Generator, sizes: Sequence[int]) -> Iterator[Cell]:
     """Yield the estimators of groups over the size of a group, with as many groups in a batch."""
-    for one in cases_of(scale):
+    for one in (*cases_of(scale), *_uneven(scale)):
         for size in sizes:
             grouped = replace(scale, group=size, episodes=8 * size, batches=2 * scale.batches)
             yield from measure("group", one, GROUPED, {"exact": 0.0}, grouped, generator, "episodes of a group", size)
 
 
-def over_quality(scale: Scale, generator: np.random.Generator, qualities: Sequence[float] = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)) -> Iterator[Cell]:
+def _uneven(scale: Scale) -> list[Case]:
+    """Return the cases in which prompts are not equally hard."""
+    trees = [PROBLEMS[name]() for name in scale.problems if name in ("Even", "Recall")]
+    return [case(problem, "unlike prompts", unlike_prompts(problem)) for problem in trees]
+
+
+def over_quality(scale: Scale, generator: np.random.Generator, qualities: Sequence[float]) -> Iterator[Cell]:
     """Yield what a critic's error does to those that ask it, beside Vine, which does not."""
     contestants = (TD_ERROR, GAE_95, BASELINE_V, vine(1), vine(4))
     for one in cases_of(scale):
@@ -162,25 +176,31 @@ def over_quality(scale: Scale, generator: np.random.Generator, qualities: Sequen
             yield from measure("critic", one, contestants, {"wrong": quality}, scale, generator, "error of the critic", quality)
 
 
-def over_horizon(scale: Scale, generator: np.random.Generator, horizons: Sequence[int] = (2, 4, 8, 16, 32)) -> Iterator[Cell]:
+def over_horizon(scale: Scale, generator: np.random.Generator, horizons: Sequence[int]) -> Iterator[Cell]:
     """Yield what longer episodes do."""
     for horizon in horizons:
         yield from measure("horizon", random_case(two_state(horizon)), FEW, {"wrong": 0.5}, scale, generator, "steps of an episode", horizon)
 
 
-def over_noise(scale: Scale, generator: np.random.Generator, sigmas: Sequence[float] = (0.0, 0.25, 0.5, 1.0)) -> Iterator[Cell]:
+def over_noise(scale: Scale, generator: np.random.Generator, sigmas: Sequence[float]) -> Iterator[Cell]:
     """Yield what noise on each reward does; the critic's error does not grow with it."""
     for make in (two_state, grid):
-        calm = oracle.return_variance(make().tabular, random_case(make()).policy, 1.0) ** 0.5
         for sigma in sigmas:
-            one = random_case(make(noise=sigma))
-            quality = 0.5 * calm / oracle.return_variance(one.problem.tabular, one.policy, 1.0) ** 0.5
-            yield from measure("noise", one, FEW, {"wrong": quality}, scale, generator, "deviation of a reward's noise", sigma)
+            yield from measure("noise", random_case(make(noise=sigma)), FEW, {"wrong": 0.5}, scale, generator, "deviation of a reward's noise", sigma)
 
 
-def over_windows(scale: Scale, generator: np.random.Generator, lengths: Sequence[int] = (2, 4, 8, 16, 32)) -> Iterator[Cell]:
+def over_windows(scale: Scale, generator: np.random.Generator, lengths: Sequence[int]) -> Iterator[Cell]:
     """Yield what windows that cut episodes do to those that can work on them."""
     contestants = tuple(one for one in WITH_CRITIC if one is not BASELINE_V)
     for make in (two_state, grid):
         for length in lengths:
-            yield from measure("window", random_case(make()), contestants, CRITICS, replace(scale, steps=length), generator, "steps of a window", length)
+            yield from measure(
+                "window",
+                random_case(make()),
+                contestants,
+                CRITICS,
+                replace(scale, steps=length, batches=max(2, 4 * scale.batches // length)),
+                generator,
+                "steps of a window",
+                length,
+            )
