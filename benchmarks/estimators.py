@@ -28,7 +28,7 @@ class Args:
 
     out: Path = Path("runs/estimators")
     """folder for tables and pictures"""
-    replications: int = 20
+    replications: int = 40
     """independent repetitions behind each interval"""
     updates: int = 60
     """of a learning run"""
@@ -39,7 +39,7 @@ class Args:
     seed: int = 0
     """of all draws"""
     quick: bool = False
-    """a smoke test: two problems, a fourth of the episodes, fewer values, 10 updates of 3 seeds, 200 resamples"""
+    """a smoke test: two problems, 20 replications of a fourth of the episodes, fewer values, 10 updates of 3 seeds, 200 resamples"""
     json: Path | None = None
     """also write the claims to this file"""
 
@@ -47,7 +47,7 @@ class Args:
 def scale_of(args: Args) -> sweeps.Scale:
     """Return how much is sampled."""
     if args.quick:
-        return sweeps.Scale(args.replications, batches=8, problems=("TwoState", "Recall"))
+        return sweeps.Scale(20, batches=8, problems=("TwoState", "Recall"))
     return sweeps.Scale(args.replications)
 
 
@@ -77,9 +77,9 @@ def pictures(out: Path, rows: list[tables.Row], curves: tables.Curves, draws: np
     gradient = {"gradient error": "mean squared error of the gradient,\nin parts of |gradient|²"}
     both = {"error": "mean squared error of advantages,\nin parts of E[A²]"} | gradient
     plots.of_sweep(rows, out / "samples.png", "batch", "Error of the gradient against the episodes of a batch, critic wrong by 0.5", gradient)
-    plots.of_sweep(rows, out / "critic.png", "critic", "What a critic's error does (in deviations of the return)", both, log=(False, True))
+    plots.of_sweep(rows, out / "critic.png", "critic", "What a critic's error does", both, log=(False, True))
     plots.of_sweep(rows, out / "horizon.png", "horizon", "Longer episodes, TwoState, critic wrong by 0.5", both)
-    plots.of_sweep(rows, out / "noise.png", "noise", "Noise on each reward", both, log=(False, True))
+    plots.of_sweep(rows, out / "noise.png", "noise", "Noise on each reward, critic wrong by 0.5", both, log=(False, True))
     plots.of_learning(curves, out / "learning.png", draws, resamples)
 
 
@@ -102,7 +102,7 @@ def main(args: Args) -> dict[str, Any]:
     print_table("claims, with 95 % intervals", ("claim", "problem", "figure", "", "borne out"), lines)
     print(f"{len(rows):,} figures in {args.out}, {time.perf_counter() - began:.0f} s")
     told = [fact._asdict() | {"interval": fact.interval._asdict()} for fact in claims]
-    report = {"machine": machine, "replications": args.replications, "quick": args.quick, "facts": told}
+    report = {"machine": machine, "replications": scale_of(args).replications, "quick": args.quick, "facts": told}
     for path in (args.out / "estimators.json", args.json):
         if path is not None:
             write_json(path, report)

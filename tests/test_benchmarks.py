@@ -165,3 +165,9 @@ def test_ppo_finds_its_way_on_maps_it_has_never_seen() -> None:
         policy = CNNPolicy.for_env(env)
     toy.trained(policy, 0, 1.0)
     assert toy.spl(policy, env, 0.0, 0) >= 0.9
+
+
+@pytest.mark.slow
+def test_a2c_solves_cartpole(tmp_path: Path) -> None:
+    _, report = run("cartpole", "--algorithm", "a2c", "--seeds", "1", json_file=tmp_path / "figures.json")
+    assert report["solved"] == 1

@@ -112,6 +112,17 @@ def test_a_tree_plays_what_its_core_pays() -> None:
     assert not full.all()
 
 
+def test_windows_begin_anywhere() -> None:
+    """In play that goes on, every step of TwoState's eight is as frequent at the first step of a window as at the last."""
+    one = random_case("TwoState")
+    played = sampling.windows(one.problem, one.policy, 8_000, 3, np.random.default_rng(0))
+    assert played.valid.all()
+    assert played.states.shape == (3, 8_000)
+    for states in played.states:
+        np.testing.assert_allclose(np.bincount(states // 2, minlength=8) / 8_000, 1 / 8, atol=0.02)
+    assert (played.states[1:] == played.following[:-1])[~played.ended[:-1]].all()
+
+
 def test_windows_go_on_in_new_episodes() -> None:
     one, rng = random_case("Grid"), np.random.default_rng(0)
     played = sampling.play(one.problem, one.policy, sampling.draw_starts(one.problem, 50, 1, rng), rng, steps=25)
@@ -246,6 +257,10 @@ def test_gradients_are_the_oracles_where_advantages_are_exact() -> None:
     assert told["gradient bias"] == pytest.approx(0, abs=0.01)
     whole = measures.gradients(one.values.a[played.states, played.actions], played, one.policy, 1)
     np.testing.assert_allclose(whole[0], found.mean(axis=0), atol=1e-12)
+    lifted = measures.gradients(one.values.a[played.states, played.actions] + 0.5, played, one.policy, 100)
+    told = measures.gradient_errors(lifted, one.gradient)
+    assert told["share"] == pytest.approx(1, abs=0.2), "what does not depend on the action is no gradient"
+    assert np.abs(lifted.reshape(100, *one.policy.shape).sum(axis=-1)).max() < 1e-9
 
 
 def test_gradient_errors_by_hand() -> None:
@@ -269,6 +284,13 @@ def test_policies_along_training_are_where_they_say(name: str) -> None:
     low, high = policies.expected(problem, policies.uniform(problem)), policies.best(problem)
     for share, policy in zip((0.05, 0.95), policies.along_training(problem, [0.05, 0.95]), strict=True):
         assert share <= (policies.expected(problem, policy) - low) / (high - low) < share + 0.15
+
+
+def test_unlike_prompts_are_unlike() -> None:
+    problem = problems.recall()
+    known, *others = oracle.evaluate(problem.tabular, policies.unlike_prompts(problem), 1.0).v[:3]
+    assert known > 0.4
+    assert max(others) < 0.25
 
 
 def test_critics_are_wrong_by_what_was_asked() -> None:

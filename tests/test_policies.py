@@ -569,3 +569,18 @@ def test_a_sliding_window_is_refused_with_a_cache_and_right_without() -> None:
     rollout = collect(env, plain, begin(env, plain, seed=0), generator, num_steps=20).rollout
     again = plain.evaluate(torch.from_numpy(rollout.observations), torch.from_numpy(rollout.actions)).log_probs.detach().numpy()
     np.testing.assert_allclose(again, rollout.log_probs, rtol=0, atol=1e-9)
+
+
+def test_a_folder_whose_weights_are_missing_is_refused(tmp_path: Path) -> None:
+    """transformers would draw them at random."""
+    from safetensors.torch import load_file, save_file
+
+    from agents.policies.causal_lm import load_model, small_gpt2
+
+    policy = small_gpt2(6, 8, width=8, layers=1, heads=1)
+    policy.model.save_pretrained(tmp_path)
+    load_model(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({name: tensor for name, tensor in weights.items() if "mlp" not in name}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="missing"):
+        load_model(tmp_path)

@@ -109,6 +109,7 @@ def test_law_6_killed_after_a_checkpoint_and_resumed(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_law_6_through_a_real_interrupt(tmp_path: Path) -> None:
     arguments = ["--num-envs", "8", "--num-eval", "16", "--num-steps", "6", "--total-timesteps", str(48 * 60), "--warmup.num-updates", "3"]
     arguments += ["--width", "16", "--layers", "1", "--heads", "2", "--threads", "1", "--save-every", "1", "--evaluate-every", "20"]

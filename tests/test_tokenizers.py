@@ -224,3 +224,9 @@ def test_nothing_heavy_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "nothing"
+
+
+def test_a_folder_without_a_tokenizer_is_refused_and_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json"):
+        t.TransformersTokenizer.from_folder(tmp_path)

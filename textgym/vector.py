@@ -166,6 +166,9 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         """Return `infos` with `facts` [B, ...] of `rows` laid out over all N rows, beside the masks `_key`, as Gymnasium does."""
         infos = {} if infos is None else infos
         for key, values in facts.items():
+            if key not in infos and isinstance(rows, slice):
+                infos[key], infos[f"_{key}"] = values, np.ones(self.num_envs, dtype=np.bool_)  # facts are fresh: no need to lay them out anew
+                continue
             if key not in infos:
                 empty = None if values.dtype == object else 0
                 infos[key] = np.full((self.num_envs, *values.shape[1:]), empty, dtype=values.dtype)

@@ -323,7 +323,13 @@ def load_model(folder: Path | str) -> nn.Module:
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: give a folder written by save_pretrained (nothing is fetched from a hub).")
     with _no_bars():
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+        found, report = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{folder} holds no {', '.join(missing[:3])} ({len(missing)} missing): it was not saved from a causal language model, and those weights would be "
+            "random. Give the folder of one."
+        )
+    model: nn.Module = found
     return model
 
 

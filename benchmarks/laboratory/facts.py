@@ -50,6 +50,11 @@ class Figures:
         found = paired_difference(more, less, mean, *self._settings)
         return found, "yes" if found.low > 0 else "no" if found.high < 0 else "undecided"
 
+    def seen(self, figure: FloatArray) -> tuple[Interval, Verdict]:
+        """Return the mean of what cannot be below 0, and whether it is above."""
+        found, verdict = self.above(figure, np.zeros_like(figure))
+        return found, "yes" if verdict == "yes" else "undecided"
+
     def zero(self, figure: FloatArray, expected: float = 0.0) -> tuple[Interval, Verdict]:
         """Return the mean, and whether it can be what is expected.
 
@@ -107,7 +112,7 @@ def _of_groups(figures: Figures, problem: str) -> list[Fact]:
     if figures.has(problem, uneven):
         skew, bias = group("GRPO", "skew", uneven), group("RLOO", "gradient bias", uneven)
         more = [
-            Fact("said", elsewhere, problem, f"skew of GRPO, {of}, {uneven}", *figures.above(skew, np.zeros_like(skew))),
+            Fact("said", elsewhere, problem, f"skew of GRPO, {of}, {uneven}", *figures.seen(skew)),
             Fact("known", loo, problem, f"gradient bias of RLOO, {of}, {uneven}", *figures.zero(bias)),
         ]
     return [
@@ -115,8 +120,8 @@ def _of_groups(figures: Figures, problem: str) -> list[Fact]:
         Fact("known", loo, problem, f"share of the gradient that RLOO finds less 1, {of}", *figures.zero(group("RLOO", "share") - 1)),
         Fact("known", shrinks, problem, f"share of the gradient less {1 - 1 / GROUP}, {of}", *figures.zero(short - (1 - 1 / GROUP))),
         Fact("known", shrinks, problem, f"1 less the share, {of}", *figures.above(np.ones_like(short), short)),
-        Fact("known", grpo, problem, f"gradient bias of GRPO, {of}", *figures.above(group("GRPO", "gradient bias"), np.zeros_like(short))),
-        Fact("said", elsewhere, problem, f"skew of GRPO, {of}", *figures.above(group("GRPO", "skew"), np.zeros_like(short))),
+        Fact("known", grpo, problem, f"gradient bias of GRPO, {of}", *figures.seen(group("GRPO", "gradient bias"))),
+        Fact("said", elsewhere, problem, f"skew of GRPO, {of}", *figures.seen(group("GRPO", "skew"))),
         *more,
     ]
 

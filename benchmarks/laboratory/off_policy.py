@@ -66,7 +66,7 @@ def _measured(one: Case, behaviour: FloatArray, share: float, scale: Scale, gene
             for each in CONTESTANTS:
                 rollout = rollout_of(played, behaviour, opinion, scale.group, target=one.policy)
                 judged = estimate(each.advantage, with_mean_q(rollout, played, opinion) if each.reads_q else rollout).advantages
-                truth = one.values.a * ratios
+                truth = ratios * one.values.a if each.holds_ratio else one.values.a
                 weights = judged if each.holds_ratio or not each.knows_ratio else judged * ratios[played.states, played.actions]
                 measures = advantage_errors(judged, played, truth, draws)
                 found[name, each.name].append(measures | gradient_errors(gradients(weights, played, one.policy, scale.batches), gradient))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STROKES = ("-", "-", "--", "-", "-", "--", "-", "-")  # so that of two lines that coincide both are seen
 
 
 class Line(NamedTuple):
@@ -80,10 +81,13 @@ def _legend(figure: Figure, columns: int) -> None:
 
 
 def _panel(axes: Axes, panel: Panel, names: Sequence[str], marks_every: int) -> None:
+    from matplotlib.ticker import LogFormatter
+
     for line in panel.lines:
         style = names.index(line.name)
         middle, low, high = np.array(line.intervals).T
-        axes.plot(line.xs, middle, color=COLORS[style], marker=MARKS[style], markersize=4.5, markevery=marks_every, linewidth=1.5, label=line.name)
+        look: dict[str, Any] = {"color": COLORS[style], "marker": MARKS[style], "linestyle": STROKES[style], "markevery": marks_every}
+        axes.plot(line.xs, middle, markersize=4.5, linewidth=1.5, label=line.name, **look)
         axes.fill_between(line.xs, low, high, color=COLORS[style], alpha=0.18, linewidth=0)
     if panel.log[0]:
         axes.set_xscale("log", base=2)
@@ -93,6 +97,7 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str], marks_every: int) -> 
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, high / 1e4), high)  # an error of nothing but rounding would squeeze all the others
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.3, 0.4)))
     axes.set_title(panel.title, loc="left", fontsize=10)
     axes.set_xlabel(panel.x, fontsize=9)
     axes.set_ylabel(panel.y, fontsize=9)
@@ -138,7 +143,7 @@ def of_sweep(rows: Sequence[Row], path: Path, sweep: str, title: str, measures: 
         for measure, label in measures.items()
         for problem in problems
     ]
-    draw(path, title, panels, len(problems))
+    draw(path, title, panels, len(problems) if len(problems) > 1 else len(panels))
 
 
 def of_learning(curves: Curves, path: Path, generator: np.random.Generator, num_resamples: int) -> None:

@@ -16,6 +16,7 @@ from .policies import Critic
 from .problems import FloatArray, IntArray, Problem
 
 BoolArray = NDArray[np.bool_]
+LEAD = 64  # steps of play, the later half of which a window may begin in
 
 
 class Played(NamedTuple):
@@ -53,6 +54,14 @@ def play(problem: Problem, policy: FloatArray, starts: IntArray, generator: np.r
             fresh = ended
             states = np.where(ended, generator.choice(problem.num_states, size=len(states), p=problem.tabular.start), following)
     return Played(*(np.array(column) for column in zip(*log, strict=True)))
+
+
+def windows(problem: Problem, policy: FloatArray, num_rows: int, steps: int, generator: np.random.Generator) -> Played:
+    """Return windows [steps, N] out of play that has been going on: each row begins at a random step of it, so that rows are not in phase."""
+    starts = draw_starts(problem, num_rows, 1, generator)
+    played = play(problem, policy, starts, generator, steps=steps + LEAD)
+    index = generator.integers(LEAD // 2, LEAD, size=num_rows) + np.arange(steps)[:, None]
+    return Played._make(np.take_along_axis(np.asarray(field), index, axis=0) for field in played)
 
 
 def _outcomes(problem: Problem, pairs: IntArray, generator: np.random.Generator) -> tuple[IntArray, FloatArray]:

@@ -19,7 +19,7 @@ from .contestants import BASELINE_V, FEW, GAE_95, GROUPED, LAMBDAS, STEPS, TD_ER
 from .measures import Measures, advantage_errors, gradient_errors, gradients
 from .policies import Critic, along_training, critic, random_policy, uniform, unlike_prompts, untrained
 from .problems import PROBLEMS, FloatArray, Problem, grid, two_state
-from .sampling import Played, draw_starts, play
+from .sampling import Played, draw_starts, play, windows
 
 CRITICS: dict[str, float | None] = {"exact": 0.0, "wrong": 0.5, "untrained": None}  # qualities: see `policies.critic`
 ALONG = {"near random": 0.05, "halfway": 0.5, "near the best": 0.95}  # shares of the way to the best return
@@ -115,8 +115,10 @@ def cases_of(scale: Scale) -> list[Case]:
 
 
 def _played(one: Case, scale: Scale, generator: np.random.Generator) -> Played:
-    starts = draw_starts(one.problem, scale.batches * scale.episodes, scale.group, generator)
-    return play(one.problem, one.policy, starts, generator, scale.steps)
+    rows = scale.batches * scale.episodes
+    if scale.steps is not None:
+        return windows(one.problem, one.policy, rows, scale.steps, generator)
+    return play(one.problem, one.policy, draw_starts(one.problem, rows, scale.group, generator), generator)
 
 
 def _measured(one: Case, contestant: Contestant, played: Played, opinion: Critic, scale: Scale, generator: np.random.Generator) -> Measures:
@@ -151,7 +153,9 @@ def over_samples(scale: Scale, generator: np.random.Generator, sizes: Sequence[i
     """Yield the error of gradients over the episodes of a batch."""
     for one in cases_of(scale):
         for size in sizes:
-            yield from measure("batch", one, FEW, {"wrong": 0.5}, replace(scale, episodes=size, batches=min(16, scale.batches)), generator, "episodes", size)
+            yield from measure(
+                "batch", one, FEW, {"wrong": 0.5}, replace(scale, episodes=size, batches=min(16, scale.batches)), generator, "episodes of a batch", size
+            )
 
 
 def over_groups(scale: Scale, generator: np.random.Generator, sizes: Sequence[int]) -> Iterator[Cell]:
@@ -173,7 +177,7 @@ def over_quality(scale: Scale, generator: np.random.Generator, qualities: Sequen
     contestants = (TD_ERROR, GAE_95, BASELINE_V, vine(1), vine(4))
     for one in cases_of(scale):
         for quality in qualities:
-            yield from measure("critic", one, contestants, {"wrong": quality}, scale, generator, "error of the critic", quality)
+            yield from measure("critic", one, contestants, {"wrong": quality}, scale, generator, "error of the critic, in deviations of the return", quality)
 
 
 def over_horizon(scale: Scale, generator: np.random.Generator, horizons: Sequence[int]) -> Iterator[Cell]:
@@ -186,7 +190,9 @@ def over_noise(scale: Scale, generator: np.random.Generator, sigmas: Sequence[fl
     """Yield what noise on each reward does; the critic's error does not grow with it."""
     for make in (two_state, grid):
         for sigma in sigmas:
-            yield from measure("noise", random_case(make(noise=sigma)), FEW, {"wrong": 0.5}, scale, generator, "deviation of a reward's noise", sigma)
+            yield from measure(
+                "noise", random_case(make(noise=sigma)), FEW, {"wrong": 0.5}, scale, generator, "deviation of a reward's noise, in units of reward", sigma
+            )
 
 
 def over_windows(scale: Scale, generator: np.random.Generator, lengths: Sequence[int]) -> Iterator[Cell]:

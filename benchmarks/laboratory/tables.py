@@ -36,9 +36,11 @@ class Row(NamedTuple):
 
 
 def rows_of(cells: Iterable[Cell], generator: np.random.Generator, num_resamples: int) -> list[Row]:
-    """Return the mean over replications of every figure, with its 95 % bootstrap interval."""
+    """Return the mean over replications of every figure (the interquartile mean of seconds, which others may disturb), with its 95 % bootstrap interval."""
     return [
-        Row(*cell[:-1], measure, stratified_bootstrap(samples, mean, generator, num_resamples)) for cell in cells for measure, samples in cell.measures.items()
+        Row(*cell[:-1], measure, stratified_bootstrap(samples, interquartile_mean if cell.sweep == "cost" else mean, generator, num_resamples))
+        for cell in cells
+        for measure, samples in cell.measures.items()
     ]
 
 

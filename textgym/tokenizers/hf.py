@@ -35,6 +35,8 @@ class TransformersTokenizer:
 
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"{folder} is not a folder; give the one that the tokenizer was saved in (names of a hub are not looked up).")
+        if not any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+            raise FileNotFoundError(f"{folder} holds no tokenizer.json: transformers would make an empty tokenizer of it. Save the tokenizer there as well.")
         return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), eos)
 
     def encode(self, text: str) -> list[int]:
