@@ -62,7 +62,7 @@ def begin(env: AnyVectorEnv, policy: Policy, seed: int | None = None, options: M
     """Reset every row and return where play starts."""
     check_fit(env, policy)
     observations, infos = env.reset(seed=seed, options=None if options is None else dict(options))
-    return position_of(observations, infos, policy)
+    return position_of(env, observations, infos, policy)
 
 
 def check_fit(env: AnyVectorEnv, policy: Policy) -> None:
@@ -92,11 +92,11 @@ def _tokens(num: int) -> str:
     return "1 token" if num == 1 else f"{num} tokens"
 
 
-def position_of(observations: NDArray[Any], infos: Mapping[str, Any], policy: Policy) -> Position:
+def position_of(env: AnyVectorEnv, observations: NDArray[Any], infos: Mapping[str, Any], policy: Policy) -> Position:
     """Return the position of rows that have just been reset."""
     n = len(observations)
     fresh, idle = np.ones(n, np.bool_), np.zeros(n, np.bool_)
-    return Position(observations, fresh, idle, np.zeros(n), np.zeros(n, np.int64), _masks(infos, idle), policy.initial_state(n))
+    return Position(observations, fresh, idle, np.zeros(n), np.zeros(n, np.int64), _masks(env, infos, idle), policy.initial_state(n))
 
 
 def collect(
@@ -124,7 +124,7 @@ def collect(
     finished = np.zeros(num_rows, dtype=np.int64)
     while len(steps) < num_steps if num_steps is not None else bool((finished < quota).any()):
         observations = np.array(position.observations)  # an environment may lend its own memory and write into it
-        acted = policy.act(observations, position.policy_state, position.starts, generator, position.action_masks, temperature)
+        acted = policy.act(observations, position.policy_state, position.starts, generator, _for_chunks(env, policy, position), temperature)
         valid = ~position.over & (finished < quota)
         values = acted.values if measured is None else measured(position, valid)  # before the step: the environment still stands there
         move = _move(env, acted.actions, position.over)
@@ -142,7 +142,7 @@ def collect(
                 "starts": position.starts,
                 "valid": valid,
                 "episode_ids": np.arange(num_rows) + num_rows * finished,
-                "_masks": position.action_masks,
+                "_masks": position.action_masks if acted.action_masks is None else acted.action_masks,
                 "_ends": _end_facts(ended, returns, lengths, move.end_info),
             }
         )
@@ -184,27 +184,52 @@ def _move(env: AnyVectorEnv, actions: NDArray[Any], over: BoolArray) -> Move:
     mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
     rewards = np.array(rewards, dtype=np.float64)
     if mode is AutoresetMode.NEXT_STEP:
-        return Move(observations, observations, rewards, terminated, truncated, over, done, _masks(infos, done), infos)
+        return Move(observations, observations, rewards, terminated, truncated, over, done, _masks(env, infos, done), infos)
     nobody = np.zeros_like(done)
     if not done.any():
-        return Move(observations, observations, rewards, terminated, truncated, nobody, nobody, _masks(infos, nobody), {})
+        return Move(observations, observations, rewards, terminated, truncated, nobody, nobody, _masks(env, infos, nobody), {})
     reached = observations.copy()
     if mode is AutoresetMode.SAME_STEP:
         for row in np.flatnonzero(done):
             reached[row] = infos["final_obs"][row]
-        return Move(observations, reached, rewards, terminated, truncated, done, nobody, _masks(infos, nobody), infos.get("final_info", {}))
+        return Move(observations, reached, rewards, terminated, truncated, done, nobody, _masks(env, infos, nobody), infos.get("final_info", {}))
     after, reset_infos = env.reset(options={"reset_mask": done})
-    told = [masks for masks in (_masks(infos, done), _masks(reset_infos, ~done)) if masks is not None]  # each is all True in the other's rows
+    told = [masks for masks in (_masks(env, infos, done), _masks(env, reset_infos, ~done)) if masks is not None]  # each is all True in the other's rows
     return Move(after, reached, rewards, terminated, truncated, done, nobody, np.logical_and.reduce(told) if told else None, infos)
 
 
-def _masks(infos: Mapping[str, Any], idle: BoolArray) -> BoolArray | None:
-    """Return the action masks [N, A] of an info; all True on rows that were told none, or whose next action is ignored."""
-    if "action_mask" not in infos:
-        return None
-    masks = np.array(infos["action_mask"], dtype=np.bool_)
-    masks[idle | ~infos.get("_action_mask", np.ones_like(idle))] = True
+def _masks(env: AnyVectorEnv, infos: Mapping[str, Any], idle: BoolArray) -> BoolArray | None:
+    """Return the action masks [N, A] of an info, or of the environment if it tells them on request only (`info_mask=False`); None if nothing is forbidden.
+
+    They are all True on rows that were told none, or whose next action is ignored.
+    """
+    if "action_mask" in infos:
+        masks = np.array(infos["action_mask"], dtype=np.bool_)
+        masks[~infos.get("_action_mask", np.ones_like(idle))] = True
+    else:
+        try:
+            masks = np.array(_asked(env)())
+        except TypeError:
+            return None
+    masks[idle] = True
     return masks
+
+
+def _asked(env: AnyVectorEnv) -> Callable[..., BoolArray]:
+    """Return the environment's `action_masks`, or that of what stands below its wrappers; raises `TypeError` if there is none."""
+    for one in (env, env.unwrapped):
+        if hasattr(one, "action_masks"):
+            ask: Callable[..., BoolArray] = one.action_masks
+            return ask
+    raise TypeError("nothing is forbidden here")
+
+
+def _for_chunks(env: AnyVectorEnv, policy: Policy, position: Position) -> Any:
+    """Return the masks that a policy is to act under: those of the position, or for chunks of tokens a way to ask token by token."""
+    masks = position.action_masks
+    if masks is None or getattr(policy, "chunk", 1) == 1:
+        return masks
+    return lambda tokens: masks if not tokens.shape[1] else _asked(env)(tokens) | position.over[:, None]
 
 
 def _stacked_masks(masks: list[BoolArray | None]) -> BoolArray | None:

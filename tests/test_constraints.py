@@ -16,8 +16,8 @@ from textgym.constraints import All, AllowList, Automaton, BannedWords, InGramma
 from textgym.episodes import TextCore
 from textgym.film_reviews import film_reviews
 from textgym.grammar import Grammar, Rule
-from textgym.task import Constraint
-from textgym.tokenizers import WordTokenizer
+from textgym.task import Constraint, Prefixes
+from textgym.tokenizers import CharTokenizer, WordTokenizer
 
 pytestmark = pytest.mark.core
 
@@ -46,6 +46,13 @@ def walk(env: GymEnv, text: str, prompt: int = 2) -> list[str]:
     return found
 
 
+class Forgiving(CharTokenizer):
+    """A tokenizer that takes what it does not know for its first token."""
+
+    def encode(self, text: str) -> list[int]:
+        return [super(Forgiving, self).encode(letter)[0] if letter in "abc" else 0 for letter in text]
+
+
 class TestLists:
     def test_an_allow_list_allows_its_words_and_the_end(self) -> None:
         assert walk(env_of(AllowList(["d", "b"])), "b d") == [".bd", ".bd", ".bd"]
@@ -59,13 +66,14 @@ class TestLists:
         assert info["action_mask"].dtype == np.int8
 
     def test_banned_words(self) -> None:
-        assert walk(env_of(BannedWords(["a", "zebra"])), "b c") == [".bcde"] * 3
+        assert walk(env_of(BannedWords(["a"])), "b c") == [".bcde"] * 3
 
     @pytest.mark.parametrize(
         ("constraint", "message"),
         [
             (AllowList(["dd"]), "'dd' is not among the tokenizer's 6 words; the nearest is 'd'"),
-            (BannedWords(["zebra"]), "knows none of the banned words"),
+            (BannedWords(["a", "Zebra"]), r"does not know \['Zebra'\], 1 of the 2 words"),
+            (BannedWords(["a", "a b"]), r"the phrases \['a b'\] cannot be banned"),
             (BannedWords(["<eos>"]), "to forbid early ends use MinLength"),
         ],
     )
@@ -82,6 +90,13 @@ class TestLists:
     def test_an_unknown_word_is_not_taken_for_the_one_that_stands_for_all(self) -> None:
         with pytest.raises(ValueError, match="'zebra' is not among"):
             env_of(AllowList(["zebra"]), tokenizer=WordTokenizer(WORDS, unk="<unk>"))
+        with pytest.raises(ValueError, match="Automaton: 'zebra' is not among"):
+            env_of(Automaton({"": {"zebra": ""}}, {""}), tokenizer=WordTokenizer(WORDS, unk="<unk>"))
+
+    @pytest.mark.parametrize("constraint", [AllowList(["q"]), Automaton({0: {"q": 0}}, {0})])
+    def test_nor_by_a_tokenizer_without_a_list_of_words(self, constraint: Constraint) -> None:
+        with pytest.raises(ValueError, match=r"does not know 'q': it reads \[0\], which is 'a'"):
+            constraint.rules(Forgiving("abc"), 1, 5)
 
 
 class TestCounts:
@@ -120,6 +135,10 @@ class TestCounts:
         for kind in (MinLength, NoRepeat):
             with pytest.raises(ValueError, match="n=0 must be 1 or more"):
                 kind(0)
+            for wrong in (1.5, "2", None):
+                with pytest.raises(TypeError, match=f"n={wrong!r} must be a whole number"):
+                    kind(wrong)
+            assert kind(np.int64(2)) == kind(2)
 
 
 class TestAutomaton:
@@ -154,8 +173,8 @@ class TestAutomaton:
         ("next_state", "accepting", "message"),
         [
             ({"": {"a": "x"}}, {""}, "State '' leads to 'x', which is none of the states"),
-            ({"": {"q": ""}}, {""}, "'q' is not among the 6 words"),
-            ({"": {"a b": ""}}, {""}, "'a b' takes 2"),
+            ({"": {"q": ""}}, {""}, "'q' is not among the tokenizer's 6 words"),
+            ({"": {"a b": ""}}, {""}, "spells 'a b' with 2 tokens"),
             ({"": {"a": ""}}, {"end"}, "accepting names 'end'"),
             ({"": {"a": ""}}, (), "accepts no text at all"),
             (np.zeros((2, 5), dtype=int), {0}, "with V = 6, got int64 of shape"),
@@ -235,6 +254,77 @@ class TestAll:
     def test_automata_side_by_side(self) -> None:
         no_bb = Automaton({0: {"a": 0, "b": 1, "c": 0}, 1: {"c": 0}}, {0, 1})
         assert walk(env_of(All(Automaton(DOGS, {"end"}), no_bb)), "a b c") == ["a", "b", "c", "."]
+
+    def test_a_minimum_keeps_an_automaton_from_ending_too_early(self) -> None:
+        ways = {0: {"a": 1, "b": 2}, 1: {}, 2: {"c": 2, "d": 1}}  # a | b c* d
+        for finish in (True, False):
+            for constraint in (All(Automaton(ways, {1}, finish), MinLength(3)), All(All(MinLength(2), MinLength(3)), Automaton(ways, {1}, finish))):
+                assert walk(env_of(constraint), "b c d")[:3] == ["b", "c", "cd"]
+                assert walk(env_of(constraint), "b c d")[3] == "."
+        assert walk(env_of(All(Automaton(ways, {1}), MinLength(3))), "b c c d") == ["b", "c", "cd", "d", "."]
+
+    @pytest.mark.parametrize("least", [1, 2, 4, 6, 8])
+    def test_a_minimum_is_planned_for_as_enumeration_tells(self, least: int) -> None:
+        random, budget = np.random.default_rng(least), 9
+        for _ in range(20):
+            table = np.where(random.random((5, 6)) < 0.3, random.integers(5, size=(5, 6)), -1)
+            accepting = random.random(5) < 0.4
+            table[:, 0] = -1
+            ends = [{s} for s in range(5)]  # states behind exactly t tokens from s
+            can = np.zeros((budget, 5), dtype=bool)
+            for t in range(budget):
+                can[t] = [any(accepting[s] for s in end) for end in ends]
+                ends = [{int(n) for s in end for n in table[s] if n >= 0} for end in ends]
+            constraint = All(Automaton(table, accepting), MinLength(least))
+            if not can[least:, 0].any():
+                with pytest.raises(ValueError, match="accepts no text"):
+                    constraint.rules(WordTokenizer(WORDS), 1, budget)
+                continue
+            env, state = env_of(constraint, max_new_tokens=budget), 0
+            env.reset(options={"prompt": 0})
+            for t in range(budget):
+                expected = [n >= 0 and bool(can[max(least - t - 1, 0) : budget - t - 1, n].any()) for n in table[state]]
+                expected[0] = bool(accepting[state]) and t >= least
+                assert env.action_masks().tolist() == expected
+                token = int(random.choice(np.flatnonzero(expected)))
+                env.step(token)
+                if token == 0:
+                    break
+                state = int(table[state, token])
+
+    def test_a_wasted_budget_does_not_end_in_a_dead_end(self) -> None:
+        ways = {0: {"a": 1}, 1: {"b": 2}, 2: {"c": 3}, 3: {}}
+        env = env_of(All(Automaton(ways, {3}), MinLength(3)), forbidden_ends=False, max_new_tokens=4)
+        assert walk(env, "e a b") == ["a", "a", "b", "c"]
+
+    def test_film_reviews_of_some_length(self) -> None:
+        env = gym.make("TextGen-v0", constraint=["film_grammar", MinLength(20)], max_new_tokens=24, info_text=True).unwrapped
+        random = np.random.default_rng(0)
+        for seed in range(40):
+            env.reset(seed=seed)
+            over, written = False, 0
+            while not over:
+                _, _, over, _, info = env.step(int(random.choice(np.flatnonzero(env.action_masks()))))
+                written += 1
+            assert info["forbidden"] == 0
+            assert written > 20, "EOS comes behind them"
+            assert film_reviews().accepts(env.core.completions(np.array([0])).full_texts[0])
+
+    def test_a_prompt_that_leaves_no_text_long_enough(self) -> None:
+        grammar = Grammar.from_rules({"s": [Rule(("a",), 0.5, "t"), Rule(("b",), 0.5, "u")], "t": [Rule(("c",), 1.0, "u")], "u": []})
+        with pytest.raises(ValueError, match="After the prompt 'a' the automaton accepts no text of at least 2 tokens within 5"):
+            env_of(All(InGrammar(grammar), MinLength(2))).reset(options={"prompt": 0})
+
+    def test_no_rows_are_begun_too(self) -> None:
+        nobody = Prefixes(np.zeros((0, 8), dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), 3)
+        abc = WordTokenizer(WORDS)
+        dogs, inside = Automaton(DOGS, {"end"}), InGrammar(TestGrammar.GRAMMAR)
+        for constraint in (dogs, inside, All(inside, MinLength(2)), All(dogs, NoRepeat(1), All(dogs, MinLength(3))), NoRepeat(2), AllowList(["a"])):
+            rules = constraint.rules(abc, 3, 5)
+            memory = rules.begin(nobody)
+            assert memory.shape[0] == 0
+            assert rules.follow(memory, np.zeros(0, dtype=np.int64)).shape == memory.shape
+            rules.allowed(memory, nobody)
 
     def test_errors(self) -> None:
         with pytest.raises(ValueError, match="at least one constraint"):

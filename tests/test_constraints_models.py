@@ -134,3 +134,9 @@ def test_what_is_no_reference() -> None:
         TopP(LanguageModel, 0.5)
     with pytest.raises(FileNotFoundError, match="nothing is fetched"):
         TopK("no/such/folder", 2)
+
+
+@pytest.mark.parametrize("k", [2.5, "2", None])
+def test_a_part_of_a_token_is_no_number_of_them(k: Any) -> None:
+    with pytest.raises(TypeError, match="must be a whole number of tokens"):
+        TopK(Fixed(*[1 / 6] * 6), k)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ from helpers import LetterShare
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from textgym.constraints import All, BannedWords, NoRepeat, Pattern
+from textgym.constraints import All, BannedWords, MinLength, NoRepeat, Pattern
 from textgym.constraints.lift import lift
 from textgym.constraints.pieces import pieces_of
 from textgym.constraints.regular import compiled, over_bytes
@@ -21,7 +22,7 @@ from textgym.constraints.trie import without
 from textgym.core import Streams
 from textgym.episodes import TextCore
 from textgym.prompts import ListPrompts
-from textgym.task import Constraint, Task, Tokenizer
+from textgym.task import Constraint, Prefixes, Task, Tokenizer
 from textgym.tokenizers import ByteTokenizer, CharTokenizer, WordTokenizer, to_transformers, train_bpe
 from textgym.tokenizers.hf import TransformersTokenizer
 
@@ -91,7 +92,7 @@ def written(tokenizer: Tokenizer, constraint: Constraint, rows: int = 64, seed: 
     random, alive = np.random.default_rng(seed), np.arange(rows)
     ended = np.zeros(rows, dtype=bool)
     while len(alive):
-        masks = core.action_masks(alive)
+        masks = core.action_masks()[alive]
         tokens = np.array([random.choice(np.flatnonzero(mask)) for mask in masks])
         over = core.advance(alive, tokens, Streams([])).terminated
         ended[alive] = tokens == tokenizer.eos_id
@@ -120,6 +121,32 @@ def test_every_text_matches_as_a_whole(tokenizer: Tokenizer, regex: str) -> None
     assert all(re.fullmatch(regex, text, re.ASCII) for text in texts), texts
     if regex == PATTERNS[0]:
         assert len(set(texts)) > 20
+
+
+@pytest.mark.parametrize(
+    "regex",
+    [
+        "(?i)aB[^b]",
+        "(?i)[^a]b",
+        "(?s).b",
+        "(?s:.)\n?.",
+        "(?i:a)b|(?i:c?(?-i:B))",
+        "a{2,}?",
+        "a{,2}b",
+        "(a|)(b|)+",
+        "((a|b)*b){2}",
+        "(a?b?){1,3}",
+        "(a|ab)(b|)a?",
+        "|a",
+    ],
+)
+def test_the_automaton_accepts_what_re_accepts_of_all_short_texts(regex: str) -> None:
+    automaton = over_bytes(compiled(regex))
+    for letters in (letters for n in range(5) for letters in product("aAbB\né", repeat=n)):
+        text, state = "".join(letters), 0
+        for byte in text.encode("utf-8"):
+            state = -1 if state < 0 else int(automaton.step[state, byte])
+        assert (state >= 0 and bool(automaton.accepting[state])) == bool(re.fullmatch(regex, text, re.ASCII)), text
 
 
 ATOMS = st.sampled_from(["a", "b", "é", "日", ".", "[ab]", "[^a]", "[^é]", r"\d", " ", "ab"])
@@ -208,7 +235,60 @@ def test_with_other_constraints() -> None:
     assert all(len(set(row)) == len(row) for row in grams)
 
 
+class TestLargeExpressions:
+    def test_one_that_doubles_with_each_letter_is_refused_soon(self) -> None:
+        for regex in ("(a|b)*a(a|b){14}", "(a|b)*a(a|b){200}", "((a{0,100}b){0,100}c){0,100}", "(a?){20000}"):
+            begun = time.perf_counter()
+            with pytest.raises(ValueError, match="needs more than 20000 states"):
+                Pattern(regex).rules(ByteTokenizer(), 2, 24)
+            assert time.perf_counter() - begun < 20
+
+    def test_one_of_some_thousand_states_is_ready_soon(self) -> None:
+        begun = time.perf_counter()
+        rules = Pattern("(a|b)*a(a|b){11}").rules(ByteTokenizer(), 2, 24)
+        assert time.perf_counter() - begun < 20, "where every state is held to every other this takes gigabytes"
+        assert rules.need[0] == 13
+
+    def test_an_interruption_is_not_taken_for_a_bad_expression(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def late(pattern: str) -> None:
+            raise TimeoutError("an alarm")
+
+        monkeypatch.setattr("interegular.patterns.parse_pattern", late)
+        with pytest.raises(TimeoutError, match="an alarm"):
+            compiled("an expression that nobody has seen")
+
+
+def test_tokens_are_followed_without_asking_what_is_allowed() -> None:
+    rules = Pattern("(ab|cd|ef|gh){1,12}").rules(ByteTokenizer(), 2, 24)
+    fresh = Pattern("(ab|cd|ef|gh){1,12}").rules(ByteTokenizer(), 2, 24)
+    prefixes = Prefixes(np.zeros((3, 26), dtype=np.int64), np.full(3, 2), np.full(3, 24), 2)
+    memory = rules.begin(prefixes)
+    for column in np.array([list(b"abcdefghabcdef"), list(b"ghefcdabghefcd"), list(b"abababababxbab")]).T:
+        kept = memory.copy()
+        after = rules.follow(memory, column)
+        fresh.allowed(memory, prefixes)
+        assert np.array_equal(after, fresh.follow(memory, column))
+        assert np.array_equal(memory, kept)
+        memory = after
+    assert memory[:, 1].tolist() == [10, 10, 10]
+    assert len(rules._masks) > 4, "the masks grew on the way"
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), CharTokenizer("ab")])
+def test_a_minimum_and_a_pattern(tokenizer: Tokenizer) -> None:
+    texts = written(tokenizer, All(Pattern("a|(ab)*|b{5}a*"), MinLength(7)), budget=11)
+    assert all(re.fullmatch("a|(ab)*|b{5}a*", text) and 7 <= len(text) <= 10 for text in texts)
+    assert len(set(texts)) > 4
+    with pytest.raises(ValueError, match="Pattern accepts no text of at least 7 tokens within max_new_tokens=11"):
+        written(tokenizer, All(Pattern("a{0,6}|b{11}"), MinLength(7)), budget=11)
+
+
 class TestErrors:
+    @pytest.mark.parametrize("regex", [None, b"a", 3])
+    def test_what_is_no_text(self, regex: Any) -> None:
+        with pytest.raises(TypeError, match="a regular expression as a text"):
+            Pattern(regex)
+
     WORDS = WordTokenizer(["cat", "dog"])
 
     @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ SCORERS = st.recursive(
 )
 CONSTRAINTS = st.one_of(
     st.just({}),
-    st.fixed_dictionaries({"constraint": st.just(NotTwice()), "forbidden_penalty": st.sampled_from([0.0, 0.75, -0.5]), "forbidden_ends": st.booleans()}),
+    st.fixed_dictionaries({"constraint": st.just(NotTwice()), "forbidden_penalty": st.sampled_from([0.0, 0.75, 0.5]), "forbidden_ends": st.booleans()}),
 )
 TURNS = st.sampled_from([{}, {"responder": Echo(), "max_response_tokens": 40}])
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
-from helpers import WORDS, SmallCore, TwoParts, small_task
+from helpers import WORDS, Echo, SmallCore, TwoParts, small_task
 
 import textgym
 from textgym import GymEnv
+from textgym.constraints import MinLength
 from textgym.episodes import ScorerError, TextCore
 from textgym.prompts import ListPrompts
-from textgym.task import Prompt
+from textgym.task import RESERVED, Completions, Prompt
 
 pytestmark = pytest.mark.core
 
@@ -241,3 +244,84 @@ def test_options_of_generated_maps_need_a_family() -> None:
         gym.make("textgym/PathPlanning-v0", size=20)
     with pytest.raises(ValueError, match="finite"):
         gym.make("textgym/PathPlanning-v0", step_cost=float("nan"))
+
+
+class Named:
+    """A composed scorer of one part, which is worth 7 and pays nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def parts(self, completions: Completions) -> dict[str, np.ndarray]:
+        return {self.name: np.full(len(completions), 7.0)}
+
+    def combine(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+        return 0 * parts[self.name]
+
+    def __call__(self, completions: Completions) -> np.ndarray:
+        return self.combine(self.parts(completions))
+
+
+@pytest.mark.parametrize("name", [*sorted(RESERVED), "_share"])
+def test_no_part_takes_a_name_of_the_infos_own(name: str) -> None:
+    env = GymEnv(SmallCore(scorer=Named(name)))
+    env.reset(seed=0)
+    with pytest.raises(ScorerError, match=f"^Scorer Named has a part called '{name}'.*call it"):
+        env.step(0)
+
+
+def test_every_fact_in_the_info_is_reserved() -> None:
+    """So that a fact added to the core cannot be written over by a part."""
+    changes = {"chunk": 2, "info_text": True, "gold": TwoParts(), "responder": Echo(), "max_response_tokens": 9, "constraint": MinLength(1)}
+    env = GymEnv(SmallCore(**changes))
+    infos = env.reset(seed=0)[1] | env.step(np.array([1, 0]))[4]
+    assert len(infos) >= 8
+    assert set(infos) <= RESERVED
+
+
+def test_a_scorer_that_cannot_read_unfinished_texts_is_told_that_dense_rewards_have_them() -> None:
+    def last_word(completions: Completions) -> np.ndarray:
+        return np.array([float(len(text.split()[-1])) for text in completions.texts])
+
+    env = GymEnv(SmallCore(scorer=last_word, dense=True))
+    with pytest.raises(ScorerError, match=r"raised IndexError.*dense=True has unfinished and empty texts scored"):
+        env.reset(seed=0)
+    sparse = GymEnv(SmallCore(scorer=last_word))
+    sparse.reset(seed=0)
+    with pytest.raises(ScorerError, match="raised IndexError") as caught:
+        sparse.step(0)
+    assert "dense" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gamma": 1.01}, r"gamma=1.01 must be a number in \[0, 1\]"),
+        ({"gamma": -0.1}, "gamma=-0.1"),
+        ({"gamma": float("nan")}, "gamma=nan"),
+        ({"gamma": "1"}, "gamma='1'"),
+        ({"forbidden_penalty": -1.0}, "forbidden_penalty=-1.0"),
+        ({"forbidden_penalty": float("inf")}, "forbidden_penalty=inf"),
+        ({"forbidden_penalty": float("nan")}, "forbidden_penalty=nan"),
+        ({"forbidden_penalty": None}, "forbidden_penalty=None"),
+        ({"chunk": 2.0}, "chunk=2.0 must be an integer"),
+        ({"chunk": True}, "chunk=True must be an integer"),
+        ({"max_new_tokens": "5"}, "max_new_tokens='5' must be an integer"),
+        ({"max_prompt_tokens": 3.5}, "max_prompt_tokens=3.5 must be an integer"),
+        ({"max_response_tokens": None}, "max_response_tokens=None must be an integer"),
+        ({"prompt_weights": (1, 1, -0.5, 1, 1, 1)}, "got -0.5 for prompt 2"),
+        ({"prompt_weights": (1, 1, 1, float("nan"), 1, 1)}, "got nan for prompt 3"),
+        ({"prompt_weights": (0,) * 6}, "got only zeros"),
+        ({"prompt_weights": "123456"}, "got str '123456'"),
+        ({"prompt_weights": list("123456")}, "got list"),
+        ({"prompt_weights": dict.fromkeys("abcdef", 1.0)}, "got dict"),
+        ({"prompt_weights": (1,) * 5}, r"got shape \(5,\)"),
+    ],
+)
+def test_numbers_that_describe_no_task(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SmallCore(**changes)(1)
+
+
+def test_numpy_numbers_describe_a_task() -> None:
+    assert SmallCore(chunk=np.int64(2), gamma=np.float32(0.5), forbidden_penalty=0, max_new_tokens=np.int32(4), prompt_weights=np.ones(6))(1).task.chunk == 2

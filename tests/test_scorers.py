@@ -13,7 +13,7 @@ from textgym.core import FloatArray
 from textgym.film_reviews import FILM_NEGATIVE, FILM_POSITIVE, film_reviews
 from textgym.prompts import GrammarPrompts, ListPrompts, load_texts
 from textgym.scorers.classifier import NgramClassifier
-from textgym.task import Completions, ComposedScorer, Prompt, PromptSource, Scorer, Tokenizer
+from textgym.task import RESERVED, Completions, ComposedScorer, Prompt, PromptSource, Scorer, Tokenizer
 from textgym.tokenizers import ByteTokenizer, WordTokenizer, make
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
@@ -204,6 +204,9 @@ def test_weighted_sum() -> None:
         scorers.WeightedSum({})
     with pytest.raises(ValueError, match="may not be called 'score'"):
         scorers.WeightedSum({"score": (scorers.Length(4), 1.0)})
+    for name in (*RESERVED, "_score"):
+        with pytest.raises(ValueError, match="may not be called"):
+            scorers.WeightedSum({name: (scorers.Length(4), 1.0)})
     for bad in ("length", (scorers.Length(4),), (scorers.Length(4), float("nan"))):
         with pytest.raises(ValueError, match=r"part 'a' must be \(scorer, weight\)"):
             scorers.WeightedSum({"a": bad})

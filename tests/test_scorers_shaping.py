@@ -15,8 +15,7 @@ from textgym import scorers
 from textgym.core import FloatArray
 from textgym.prompts import ListPrompts
 from textgym.scorers.around import Around, take
-from textgym.scorers.combinators import RESERVED
-from textgym.task import Completions, ComposedScorer, Prompt
+from textgym.task import RESERVED, Completions, ComposedScorer, Prompt
 from textgym.tokenizers import ByteTokenizer
 from textgym.vector import GymVectorEnv
 
@@ -120,6 +119,7 @@ def test_proxy_and_gold() -> None:
         (lambda: scorers.Clip(letters, 2, 1), "low <= high"),
         (lambda: scorers.Clip(letters, float("nan"), 1), "low <= high"),
         (lambda: scorers.Scale(letters, float("inf")), "finite numbers"),
+        (lambda: scorers.Scale(letters, factor="2"), "finite numbers, not factor='2'"),  # type: ignore[arg-type]
         (lambda: scorers.LengthPenalty(letters, at_most=-1), "at_most=-1"),
         (lambda: scorers.LengthPenalty(letters, per_token=0), "per_token=0"),
         (lambda: scorers.LengthPenalty(letters, limit=0), "limit=0"),
@@ -215,12 +215,17 @@ def test_cached_tells_apart_all_that_a_scorer_may_look_at() -> None:
     prices = scorers.Cached(scorers.LengthPenalty("exact_match", per_token=1.0))
     assert prices(batch).tolist() == [1.0 - 3.0, -3.0]
     agent[:, 1] = False
-    assert prices(replace(batch, agent=agent)).tolist() == [1.0 - 2.0, -2.0]
+    assert prices(replace(batch, agent=agent)).tolist() == [-2.0, -2.0]  # "ys": the "e" was answered
     assert prices(replace(batch, prompt_tokens=batch.prompt_tokens + 1)).tolist() == [-2.0, -3.0]
     assert prices.misses == 6
     ending = scorers.Cached(scorers.MissingEos("exact_match"))
     assert ending(batch).tolist() == [1.0, 0.0]
     assert ending(replace(batch, ended=np.array([False, False]))).tolist() == [0.0, -1.0]  # a responder may end a text without EOS, or not
+    turns = scorers.Cached(lambda one: np.array([len(row) for row in one.turns]))
+    agent[:] = True
+    parted = [turns(replace(batch, agent=agent, hand_over=np.isin(np.arange(257), [ord(sign)]))).tolist() for sign in "eEs"]
+    assert parted == [[3.0, 3.0], [1.0, 1.0], [3.0, 3.0]]  # the signs that hand over part the turns
+    assert turns.misses == 6
 
 
 def test_cached_forgets_what_was_used_longest_ago() -> None:

@@ -10,7 +10,7 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from helpers import LetterShare, SmallCore, small_task
+from helpers import WORDS, LetterShare, SmallCore, small_task
 from test_vector import assert_same
 
 import textgym
 from textgym import GymEnv, GymVectorEnv, responders, scorers
 from textgym.episodes import ResponderError, TextCore
+from textgym.film_reviews import film_reviews
 from textgym.oracle import as_seen, evaluate, from_core, solve
-from textgym.prompts import ListPrompts
+from textgym.prompts import GrammarPrompts, ListPrompts
 from textgym.recording import RecordEpisode, RecordVectorEpisode, verify
 from textgym.responders import Calculator, UserSimulator
 from textgym.responders.calculator import value_of
@@ -155,7 +156,7 @@ def test_a_form_parts_the_result_from_what_follows() -> None:
         ([*"0123456789", "+", "="], "1 2 + 7 =", "1 9"),  # digit by digit
         ([*"0123456789", "-", "="], "3 - 1 0 =", "- 7"),
         (["12", "7", "+", "=", "error", "0"], "12 + 7 =", "error"),  # 19 cannot be spelled
-        (["12", "7", "+", "=", "0"], "12 + 7 =", ""),  # nor can "error": the answer is empty, and the turns are one
+        (["12", "7", "+", "=", "0"], "12 + 7 =", ""),  # nor can "error": the answer is empty
     ],
 )
 def test_words_are_spelled_as_the_vocabulary_allows(words: list[str], said: str, answer: str) -> None:
@@ -168,7 +169,96 @@ def test_an_unknown_word_is_no_spelling() -> None:
 
 def test_after_an_empty_answer_only_the_new_expression_counts() -> None:
     env = calculating(WordTokenizer(["1", "2", "5", "+", "="]), "1")
-    assert talk(env, "2 + 2 = 1 + 1 =") == ["2 + 2 = 1 + 1 =", "2"]
+    assert talk(env, "2 + 2 = 1 + 1 =") == ["2 + 2 =", "", "1 + 1 =", "2"]
+    assert talk(env, "5 +") == ["2 + 2 =", "", "1 + 1 =", "2", "5 +"]
+    env.reset()
+    assert talk(env, "2 + 2 = + 1 =")[2:] == ["+ 1 =", "1"]  # not 2 + 2 + 1
+
+
+def test_an_empty_answer_is_a_turn() -> None:
+    tokens = np.array([[1, 5, 2, 5, 5, 0], [1, 5, 5, 5, 2, 6], [1, 2, 6, 6, 6, 6], [6] * 6, [5, 0, 6, 6, 6, 6]])
+    agent = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0], [0] * 6, [1, 1, 0, 0, 0, 0]], dtype=bool)
+    lengths, e = np.array([6, 5, 2, 0, 2]), np.arange(6) == 5
+    fixed = (np.zeros(5, dtype=bool), np.full((5, 1), 1), np.zeros(5, dtype=np.int64), ListPrompts(["a"]), WordTokenizer(WORDS))
+    turns = Completions(tokens, lengths, *fixed, agent=agent, hand_over=e).turns
+    assert turns[0] == [Turn(True, "a e"), Turn(False, ""), Turn(True, "b e"), Turn(False, ""), Turn(True, "e"), Turn(False, ""), Turn(True, "")]
+    assert turns[1] == [Turn(True, "a e"), Turn(False, "e e"), Turn(True, "b")]  # what the responder says hands nothing over
+    assert turns[2:] == [[Turn(True, "a b")], [], [Turn(True, "e"), Turn(False, ""), Turn(True, "")]]
+    assert Completions(tokens, lengths, *fixed, agent=agent).turns[0] == [Turn(True, "a e b e e")]
+
+
+def test_turns_and_their_number_agree_where_nothing_is_answered() -> None:
+    seen: list[list[Turn]] = []
+
+    def silent(dialogues: Completions) -> list[Answer]:
+        seen.append(dialogues.turns[0])
+        return [Answer("")] * len(dialogues)
+
+    env = GymEnv(SmallCore(responder=Says(silent), max_response_tokens=1, max_new_tokens=6))
+    env.reset(seed=0)
+    say(env, "a e b e")
+    assert seen == [[Turn(True, "a e")], [Turn(True, "a e"), Turn(False, ""), Turn(True, "b e")]]
+    assert ending(env)[4]["turns"] == 2
+
+
+# --- what the agent said is what is judged
+
+
+def dialogue(*rows: tuple[str, str], words: str = "the . good bad a b", ended: bool = True) -> Completions:
+    """Rows of words and who said each: "a" the agent, "r" the responder; "<eos>" is spelled out."""
+    tokenizer = WordTokenizer(["<eos>", *words.split()])
+    width = max(len(said.split()) for said, _ in rows)
+    tokens = np.full((len(rows), width), tokenizer.vocab_size)
+    agent = np.zeros(tokens.shape, dtype=bool)
+    for i, (said, by) in enumerate(rows):
+        tokens[i, : len(by)] = [["<eos>", *words.split()].index(word) for word in said.split()]
+        agent[i, : len(by)] = [who == "a" for who in by]
+    lengths, ones = np.array([len(by) for _, by in rows]), np.ones(len(rows), dtype=np.int64)
+    source = ListPrompts([Prompt("the", reference="good .")])
+    return Completions(tokens, lengths, ones.astype(bool) & ended, ones[:, None], 0 * ones, source, tokenizer, agent=agent)
+
+
+def test_length_and_repetition_count_the_agents_tokens() -> None:
+    batch = dialogue(("the .", "aa"), ("the . <eos>", "aaa"), ("the . the the the <eos>", "aarrra"), ("the . the the", "aarr"))
+    assert scorers.Length(2)(batch).tolist() == [1.0] * 4
+    assert scorers.Repetition(1)(batch).tolist() == [1.0] * 4
+    assert scorers.Repetition(1)(dialogue(("the . good the .", "aaraa"))).tolist() == [0.5]
+    assert scorers.Length(2)(dialogue(("the .", "aa"), ended=False)).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("scorer", "wanted"),
+    [
+        (scorers.Sentiment(("good",), ("bad",)), [0.0, 1.0]),
+        (scorers.Keyword(("good",)), [0.0, 1.0]),
+        (scorers.ExactMatch(), [0.0, 1.0]),
+        (scorers.TextFunction(lambda text: float(text == "good .")), [0.0, 1.0]),
+        (scorers.NgramClassifier(("the good", "good bad"), (50.0, -100.0), -25.0), [0.0, 1.0]),
+        (scorers.WeightedSum({"part": (scorers.Keyword(("good",)), 1.0)}), [0.0, 1.0]),
+        (scorers.Cached(scorers.Keyword(("good",))), [0.0, 1.0]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_responders_words_earn_nothing(scorer: Any, wanted: list[float]) -> None:
+    batch = dialogue(("bad . good good .", "aarrr"), ("good bad bad .", "arra"))
+    assert np.round(scorer(batch), 6).tolist() == wanted
+
+
+def test_a_grammar_is_kept_by_the_agent() -> None:
+    words = film_reviews().words
+    review = GrammarPrompts(film_reviews(), num=1, seed=0)[0]
+    tokenizer = WordTokenizer(["<eos>", *words])
+    said = tokenizer.encode(review.reference or "")
+    answered = [*said[:1], *said[:1], *said[1:]]  # the responder says the first word once more, and breaks the grammar
+    head = np.array([tokenizer.encode(review.text)] * 3)
+    rows = [[*answered, 0], [*answered, 1], [*answered[:2], *[tokenizer.vocab_size] * (len(answered) - 1)]]
+    agent = np.ones((3, len(answered) + 1), dtype=bool)
+    agent[:, 1] = agent[1, -1] = False
+    lengths, ended = np.array([len(answered) + 1] * 2 + [2]), np.array([True] * 3)
+    batch = Completions(np.array(rows), lengths, ended, head, np.zeros(3, dtype=np.int64), ListPrompts([review]), tokenizer, agent=agent)
+    assert scorers.make("film_grammar")(batch).tolist() == [1.0, 1.0, 1.0]  # the last one was ended by the responder: a beginning
+    agent[0, 1] = True
+    assert scorers.make("film_grammar")(replace(batch)).tolist()[0] == 0.0
 
 
 def test_a_task_solved_with_the_tool() -> None:
@@ -554,6 +644,10 @@ def without_end() -> Iterator[int]:
         (everything(ids=[1.5]), "no integers"),
         (everything(ids="ab"), "no integers"),
         (everything(ids=[0]), "answered with EOS"),
+        (everything(ids=[True]), "no integers .* True is a flag"),
+        (everything(text=None), "text=None; text is a str"),
+        (everything(text=5), "text=5; text is a str"),
+        (everything(ends="no"), "ends='no'; ends is True or False"),
         (everything(text="xyz"), "'xyz' is not among"),
         (lambda dialogues: (Answer("a") for _ in itertools.count()), "2 dialogues came in, .* got more"),
         (lambda dialogues: [Answer("a")], "2 dialogues came in, .* got 1"),

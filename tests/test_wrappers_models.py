@@ -110,6 +110,24 @@ def test_a_model_of_another_vocabulary_is_refused() -> None:
         wrappers.HiddenState(GymEnv(SmallCore()), LanguageModel(tiny_language_model().model, 5))
 
 
+@pytest.mark.parametrize("form", [wrappers, vector])
+def test_a_models_spare_rows_are_cut_away_only_when_asked(form: Any, tmp_path: Path) -> None:
+    """A model of 9 tokens may have nothing in common with a tokenizer of 6."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with seeded(0):
+        module = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    module.save_pretrained(tmp_path)
+    env = GymEnv(SmallCore()) if form is wrappers else GymVectorEnv(SmallCore(), 2)
+    for model in (module, tmp_path):
+        with pytest.raises(ValueError, match=r"HiddenState: .* knows 9 token ids, the environment 6; give it vocab_size=6"):
+            form.HiddenState(env, model)
+        with pytest.raises(ValueError, match=r"TopKActions: .* knows 9 token ids, the environment 6; give it vocab_size=6"):
+            form.TopKActions(env, model, 2)
+        form.TopKActions(env, LanguageModel(model, 6), 2).reset(seed=0)
+        form.HiddenState(env, LanguageModel(model, 6)).reset(seed=0)
+
+
 class TestOurAgents:
     def wrapped(self, mode: AutoresetMode = AutoresetMode.SAME_STEP, **changes: Any) -> Any:
         """Features above, a choice of three tokens below."""

@@ -164,12 +164,12 @@ def core_texts(core: Core) -> list[str]:
     return found
 
 
-def core_masks(core: Core) -> BoolArray:
-    """Return which actions each row may take next, bool [N, A]; raises `TypeError` where nothing is ever forbidden."""
+def core_masks(core: Core, after: IntArray | None = None) -> BoolArray:
+    """Return which actions each row may take next, bool [N, A], or after the tokens `after` [N, j]; raises `TypeError` where nothing is ever forbidden."""
     masks = getattr(core, "action_masks", None)
     if masks is None:
         raise TypeError(f"{type(core).__name__} has no constraint, so it has no action masks.")
-    found: BoolArray = masks()
+    found: BoolArray = masks() if after is None else masks(after)
     return found
 
 

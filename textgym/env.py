@@ -70,7 +70,7 @@ class GymEnv(gym.Env[Any, Any]):
         return core_texts(self.core)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which actions are allowed now, bool [A]: what maskable agents ask for (constrained tasks only)."""
+        """Return which actions are allowed now, bool [A]: what maskable agents ask for (constrained tasks only; of a chunk, its first token's)."""
         return core_masks(self.core)[0]
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -15,6 +15,11 @@ import numpy as np
 
 from .allowed import Allowed
 from .core import BoolArray, FloatArray, IntArray
+
+# What the info of an episode tells already, or what others put into it; no part of a score may take such a name, nor one that begins with "_".
+RESERVED = frozenset(
+    {"score", "gold", "text", "forbidden", "turns", "action_mask", "agent_mask", "dropped_tokens", "top_ids", "episode", "final_obs", "final_info"}
+)
 
 
 class Prompt(NamedTuple):
@@ -88,6 +93,7 @@ class Completions:
     source: PromptSource
     tokenizer: Tokenizer
     agent: BoolArray | None = None  # [B, G] true where the agent wrote, in tasks that answer back; None: it wrote everything
+    hand_over: BoolArray | None = None  # [V] ids by which the agent hands over, in such tasks; with no answer behind it, one was answered by nothing
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -104,15 +110,28 @@ class Completions:
 
     @cached_property
     def turns(self) -> list[list[Turn]]:
-        """Return each row as turns in their order, without EOS; a text that nobody answered is one turn."""
+        """Return each row as turns in their order, without EOS; a text that nobody answered is one turn.
+
+        An empty answer is a turn, too, as soon as the agent goes on behind it; until then the row ends with the agent's turn.
+        """
         if self.agent is None:
             return [[Turn(True, text)] if text else [] for text in self.texts]
         rows = zip(self.tokens.tolist(), self.agent.tolist(), self.lengths.tolist(), strict=True)
         return [self._turns(tokens[:length], agent[:length]) for tokens, agent, length in rows]
 
     def _turns(self, tokens: list[int], agent: list[bool]) -> list[Turn]:
-        runs = itertools.groupby(zip(agent, tokens, strict=True), key=lambda pair: pair[0])
-        return [Turn(by_agent, self.tokenizer.decode([token for _, token in run])) for by_agent, run in runs]
+        turns: list[Turn] = []
+        for begin, end in itertools.pairwise(self._borders(tokens, agent)):
+            if begin and agent[begin] and agent[begin - 1]:
+                turns.append(Turn(False, ""))
+            turns.append(Turn(agent[begin], self.tokenizer.decode(tokens[begin:end])))
+        return turns
+
+    def _borders(self, tokens: list[int], agent: list[bool]) -> list[int]:
+        """Return where turns begin, and where the last one ends: the speaker changes there, or the agent handed over just before."""
+        over = [False] * len(tokens) if self.hand_over is None else self.hand_over[tokens].tolist()
+        inner = [i for i in range(1, len(tokens)) if agent[i] != agent[i - 1] or (agent[i] and over[i - 1])]
+        return [0, *inner, len(tokens)] if tokens else []
 
     @cached_property
     def full_texts(self) -> list[str]:
@@ -120,6 +139,23 @@ class Completions:
         pad = self.tokenizer.vocab_size
         both = np.concatenate([self.prompt_tokens, self.tokens], axis=1)
         return [self.tokenizer.decode([token for token in row if token != pad]) for row in both.tolist()]
+
+    @property
+    def own(self) -> Completions:
+        """Return the same completions without the answers, as if the agent had written its turns in a row; `ended` where it wrote EOS.
+
+        Scorers that count or judge the agent's words ask this, so that it earns nothing by what it makes others say.
+        """
+        return self if self.agent is None else self._own
+
+    @cached_property
+    def _own(self) -> Completions:
+        mine = np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+        mine = mine if self.agent is None else mine & self.agent
+        order = np.argsort(~mine, axis=1, kind="stable")
+        tokens = np.take_along_axis(np.where(mine, self.tokens, self.tokenizer.vocab_size), order, axis=1)
+        ended = (tokens == self.tokenizer.eos_id).any(axis=1)
+        return replace(self, tokens=tokens, lengths=mine.sum(axis=1), ended=ended, agent=None, hand_over=None)
 
 
 @runtime_checkable
@@ -214,3 +250,20 @@ class Task:
     info_mask: bool = True  # put the mask of the allowed ids into info["action_mask"] at every step
     responder: Responder | None = None
     max_response_tokens: int = 0  # columns for the answers, in all turns together
+
+    def __post_init__(self) -> None:
+        for name in ("max_prompt_tokens", "max_new_tokens", "max_response_tokens", "chunk"):
+            if not _is_integer(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be an integer: a number of tokens.")
+        if not (_is_real(self.gamma) and 0 <= self.gamma <= 1):
+            raise ValueError(f"gamma={self.gamma!r} must be a number in [0, 1]: the discount of dense rewards.")
+        if not (_is_real(self.forbidden_penalty) and 0 <= self.forbidden_penalty < float("inf")):
+            raise ValueError(f"forbidden_penalty={self.forbidden_penalty!r} must be a finite number of at least 0; it is subtracted.")
+
+
+def _is_integer(value: object) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool | np.bool_)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

@@ -187,9 +187,12 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             return None
         return tuple(self.core.render(row, self.render_mode) for row in range(self.num_envs))
 
-    def action_masks(self) -> BoolArray:
-        """Return which actions are allowed now, bool [N, A] (constrained tasks only)."""
-        return core_masks(self.core)
+    def action_masks(self, after: IntArray | None = None) -> BoolArray:
+        """Return which actions are allowed now, bool [N, A] (constrained tasks only).
+
+        Where actions are chunks of tokens, it is which ids may come first [N, V], or after the tokens `after` [N, j] of the chunk.
+        """
+        return core_masks(self.core, after)
 
     def texts(self) -> list[str]:
         """Return the continuations as they stand, decoded, one a row (text tasks only)."""

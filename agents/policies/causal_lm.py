@@ -9,7 +9,7 @@ K kept positions, M tokens that count, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ from .seeding import seeded
 from .slot_cache import SlotCache
 
 VALUE_HEAD = "value_head.safetensors"
+
+Ahead = Callable[[NDArray[np.int64]], NDArray[np.bool_]]  # from the first j tokens of chunks [N, j] to the masks [N, V] of the next one
 
 
 @dataclass
@@ -102,20 +104,25 @@ class CausalLMPolicy(nn.Module):
         state: Slots | None,
         starts: NDArray[np.bool_],
         generator: np.random.Generator,
-        action_masks: NDArray[np.bool_] | None = None,
+        action_masks: NDArray[np.bool_] | Ahead | None = None,
         temperature: float = 1.0,
     ) -> Acted:
         """Return sampled next tokens [N], or chunks of them [N, C], their log-probabilities and values [N].
 
-        The log-probability of a chunk is the sum over the tokens that count; masks of chunks are [N, C * V].
+        The log-probability of a chunk is the sum over the tokens that count. Its masks are [N, C * V], or asked for token by token: what was
+        answered then comes back in `Acted.action_masks`.
         Slots are trusted only where the weights are those that filled them, and only as far as the prefix repeats what they have seen.
         """
         self.check_width(observations.shape[-1])
-        num_rows, masks = len(observations), None if action_masks is None else action_masks.reshape(len(observations), self.chunk, -1)
+        num_rows, asked = len(observations), callable(action_masks)
+        masks = np.ones((num_rows, self.chunk, self.vocab_size), np.bool_) if asked else None
+        masks = action_masks.reshape(num_rows, self.chunk, -1) if isinstance(action_masks, np.ndarray) else masks
         prefixes, room = np.array(observations, dtype=np.int64), room_left(observations, self.vocab_size)
         actions, log_probs, values = np.zeros((num_rows, self.chunk), np.int64), np.zeros(num_rows), np.zeros(0)
         rows = np.arange(num_rows)  # those that go on
         for j in range(self.chunk):
+            if callable(action_masks) and masks is not None:
+                masks[rows, j] = action_masks(actions[:, :j])[rows]
             logits, heads, state = self._step(prefixes, state, starts & (j == 0), rows)
             one = acted(logits, heads, state, generator, None if masks is None else masks[rows, j], temperature)
             actions[rows, j], log_probs[rows] = one.actions, log_probs[rows] + one.log_probs
@@ -124,7 +131,8 @@ class CausalLMPolicy(nn.Module):
             if not len(rows):
                 break
             prefixes[rows, prefixes.shape[1] - room[rows] + j] = actions[rows, j]
-        return Acted(actions if self.chunk > 1 else actions[:, 0], log_probs, values, state)
+        told = masks.reshape(num_rows, -1) if asked and masks is not None else None
+        return Acted(actions if self.chunk > 1 else actions[:, 0], log_probs, values, state, told)
 
     def counted(self, observations: NDArray[np.int64], actions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which tokens of actions [..., C] after prefixes [..., L] count, bool [..., C]; C is 1 where actions are single tokens [...]."""

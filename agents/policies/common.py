@@ -20,6 +20,7 @@ class Acted(NamedTuple):
     log_probs: NDArray[np.float64]  # [N] of the distribution sampled from, mask and temperature included
     values: NDArray[np.float64]  # [N]
     state: Any
+    action_masks: NDArray[np.bool_] | None = None  # [N, C * V] that a chunk was sampled under, where they were asked for token by token
 
 
 class Evaluated(NamedTuple):

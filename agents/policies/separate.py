@@ -63,7 +63,7 @@ class SeparateCritic(nn.Module):
         states = self._apart(state)
         step = self.actor.act(observations, states.actor, starts, generator, action_masks, temperature)
         judged = self.critic.act(observations, states.critic, starts, np.random.default_rng(0))  # `act`, and not `value`, goes on from its own state
-        return Acted(step.actions, step.log_probs, judged.values, _joined(step.state, judged.state))
+        return Acted(step.actions, step.log_probs, judged.values, _joined(step.state, judged.state), step.action_masks)
 
     def evaluate(
         self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None

@@ -12,8 +12,7 @@ from ..core import BoolArray, IntArray
 from ..task import Prefixes, Tokenizer
 from .lift import Table32
 from .trie import DEAD
-
-NEVER = 2**30  # tokens to acceptance, where there is no way to it
+from .ways import NEVER, Early, Ways
 
 
 class AutomatonRules:
@@ -35,15 +34,29 @@ class AutomatonRules:
     ) -> None:
         self.next_state, self.accepting, self.tokenizer = next_state, accepting, tokenizer
         self.max_new_tokens, self.finish, self.reads_prompt = max_new_tokens, finish, reads_prompt
-        leads = _leads(next_state)
-        self.need = needed(leads, accepting)  # [S] tokens to the end, EOS included
-        furthest = np.where(leads & (self.need < NEVER), self.need, 0).max(axis=1, initial=0) + 1
+        self._ways = Ways(next_state)
+        self.need = self._ways.needed(accepting)  # [S] tokens to the end, EOS included
+        furthest = self._ways.best(np.where(self.need < NEVER, self.need, 0)) + 1
         self._plenty = np.maximum(furthest, self.need)  # [S] with so many left, more of them allow no more tokens
         kinds = np.where(self.need < NEVER, self._plenty - self.need + 1, 1)
         self._first = np.cumsum(kinds) - kinds  # [S] the place of each state's smallest budget among R
         self._row = np.full(int(kinds.sum()), DEAD, dtype=np.int64)  # [R] the mask of each, -1 before it is asked for
         self._masks = np.zeros((4, next_state.shape[1]), dtype=np.bool_)  # grows; row m never changes once it is built
         self._built, self._least = 0, next_state.shape[1]
+        self._early = Early.none()
+        self._early_row = np.zeros((0, 0), dtype=np.int32)  # [N + 1, S] the masks while EOS is too early, -1 before they are asked for
+        self._same: dict[bytes, int] = {}  # those masks by their content: most are alike
+
+    def at_least(self, num_tokens: int, name: str) -> None:
+        """Ask for so many tokens before EOS, from now on; raises `ValueError` if no text from the beginning on has them and fits the budget."""
+        most_left = self.max_new_tokens - num_tokens
+        self._early = Early.of(self._ways, self.need <= (most_left if self.finish else NEVER - 1), self.need < NEVER, num_tokens, most_left)
+        self._early_row = np.full(self._early.possible.shape, DEAD, dtype=np.int32)
+        if not self.reads_prompt and not self._early.possible[-1, 0]:
+            raise ValueError(
+                f"{name} accepts no text of at least {num_tokens} tokens within max_new_tokens={self.max_new_tokens}, EOS included: "
+                "lower MinLength's n, raise the budget, or let the constraint accept longer texts."
+            )
 
     def begin(self, prefixes: Prefixes, /) -> IntArray:
         """Return the state before the first token and the budget; raises `ValueError` showing a prompt that no text can follow."""
@@ -57,7 +70,19 @@ class AutomatonRules:
                 f"After the prompt {self._prompt(prefixes, row)!r} the automaton accepts no text of {int(prefixes.left[row])} tokens or fewer "
                 f"(EOS included); it needs {_number(int(self.need[states[row]]))}. Raise max_new_tokens, or leave such prompts out."
             )
+        self._check_length(states, prefixes)
         return np.stack([states, prefixes.left], axis=1)
+
+    def _check_length(self, states: IntArray, prefixes: Prefixes) -> None:
+        early = prefixes.left > self._early.most_left
+        wanted = (prefixes.left - self._early.most_left)[early]
+        short = ~self._early.possible[wanted, states[early]]
+        if short.any():
+            row, least = int(np.flatnonzero(early)[short][0]), int(wanted[short][0])
+            raise ValueError(
+                f"After the prompt {self._prompt(prefixes, row)!r} the automaton accepts no text of at least {least} tokens within "
+                f"{int(prefixes.left[row])}, EOS included. Lower MinLength's n, raise max_new_tokens, or leave such prompts out."
+            )
 
     def _walked(self, prefixes: Prefixes) -> IntArray:
         states = np.zeros(len(prefixes.ends), dtype=np.int64)
@@ -76,7 +101,8 @@ class AutomatonRules:
     def follow(self, memory: IntArray, tokens: IntArray, /) -> IntArray:
         """Return the states behind `tokens`, and a budget of one less."""
         states, left = memory.T
-        legal = self._masks[self._which(states, left), tokens] & (tokens != self.tokenizer.eos_id)
+        which = self._which(states, left)  # before the masks are read: it may add some
+        legal = self._masks[which, tokens] & (tokens != self.tokenizer.eos_id)
         return np.stack([np.where(legal, self.next_state[states, tokens], states), left - 1], axis=1)
 
     def allowed(self, memory: IntArray, prefixes: Prefixes, /) -> Allowed:
@@ -85,6 +111,15 @@ class AutomatonRules:
         return Allowed(mask=self._masks, which=which, least=self._least)
 
     def _which(self, states: IntArray, left: IntArray) -> IntArray:
+        early = left > self._early.most_left
+        if not early.any():
+            return self._late(states, left)
+        which = np.empty(len(states), dtype=np.int64)
+        which[~early] = self._late(states[~early], left[~early])
+        which[early] = self._too_early(states[early], left[early] - self._early.most_left)
+        return which
+
+    def _late(self, states: IntArray, left: IntArray) -> IntArray:
         plenty, need = self._plenty[states], self.need[states]
         budget = np.where((left < need) | (left > plenty), plenty, left) if self.finish else plenty
         places = self._first[states] + np.where(need < NEVER, budget - need, 0)
@@ -95,34 +130,35 @@ class AutomatonRules:
             which[i] = self._row[places[i]]
         return which
 
+    def _too_early(self, states: IntArray, wanted: IntArray) -> IntArray:
+        """Return the masks where `wanted` tokens must be written before EOS may come; a wasted budget leaves what needs a longer one."""
+        which = self._early_row[wanted, states].astype(np.int64)
+        for i in np.flatnonzero(which == DEAD).tolist():
+            state, num = int(states[i]), int(wanted[i])
+            rows = self._early.possible if self._early.possible[num, state] else self._early.at_all
+            mask = np.append(rows[num - 1], False)[self.next_state[state]]  # -1, the dead state, is the last
+            which[i] = self._early_row[num, state] = self._shared(mask)
+        return which
+
+    def _shared(self, mask: BoolArray) -> int:
+        key = np.packbits(mask).tobytes()
+        if key not in self._same:
+            self._same[key] = self._keep(mask)
+        return self._same[key]
+
     def _build(self, state: int, budget: int) -> int:
+        ahead = np.append(self.need, NEVER)[self.next_state[state]]  # -1, the dead state, is the last
+        mask = ahead < min(budget, NEVER)
+        mask[self.tokenizer.eos_id] = self.accepting[state]
+        return self._keep(mask)
+
+    def _keep(self, mask: BoolArray) -> int:
         if self._built == len(self._masks):
             self._masks = np.concatenate([self._masks, np.zeros_like(self._masks)])
-        ahead = np.append(self.need, NEVER)[self.next_state[state]]  # -1, the dead state, is the last
-        row = self._masks[self._built] = ahead < min(budget, NEVER)
-        self._masks[self._built, self.tokenizer.eos_id] = self.accepting[state]
-        self._least = min(self._least, int(row.sum()))
+        self._masks[self._built] = mask
+        self._least = min(self._least, int(mask.sum()))
         self._built += 1
         return self._built - 1
-
-
-def _leads(next_state: Table32) -> BoolArray:
-    """Return whether some token leads from one state to another, bool [S, S]."""
-    leads = np.zeros((len(next_state), len(next_state) + 1), dtype=np.bool_)
-    for row, targets in zip(leads, next_state, strict=True):
-        row[targets] = True
-    return leads[:, :-1]
-
-
-def needed(leads: BoolArray, accepting: BoolArray) -> IntArray:
-    """Return how many tokens each state needs to the end of a text, EOS included, int64 [S]; `NEVER` where there is no way."""
-    need = np.where(accepting, 1, NEVER)
-    newest, tokens = accepting.copy(), 1
-    while newest.any():
-        tokens += 1
-        newest = leads[:, newest].any(axis=1) & (need == NEVER)
-        need[newest] = tokens
-    return need.astype(np.int64)
 
 
 def _number(tokens: int) -> str:

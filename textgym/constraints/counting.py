@@ -13,6 +13,7 @@ from ..allowed import Allowed
 from ..core import IntArray
 from ..task import Prefixes, Rules, Tokenizer
 from .registry import register
+from .spelling import whole
 
 
 class Forgetful:
@@ -38,8 +39,7 @@ class NoRepeat:
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n={self.n} must be 1 or more tokens.")
+        object.__setattr__(self, "n", whole(self.n, "n"))
 
     def rules(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_new_tokens: int, /) -> Rules:
         """Return the rules for this vocabulary."""
@@ -70,8 +70,7 @@ class MinLength:
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n={self.n} must be 1 or more tokens.")
+        object.__setattr__(self, "n", whole(self.n, "n"))
 
     def rules(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_new_tokens: int, /) -> Rules:
         """Return the rules for this budget; raises `ValueError` if it is shorter than n."""

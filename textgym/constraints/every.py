@@ -14,13 +14,19 @@ import numpy as np
 from ..allowed import Allowed
 from ..core import IntArray
 from ..task import Constraint, Prefixes, Rules, Tokenizer
+from .automaton import AutomatonRules
+from .counting import MinLength
 
 
 @dataclass(frozen=True, init=False)
 class All:
     """What every one of its parts allows: "and".
 
-    Each part judges for itself: a token that one part forbids and another allows counts as written for the other.
+    Each part judges for itself: a token that one part forbids and another allows counts as written for the other. A MinLength is told
+    to the automata beside it (Pattern, Automaton, InGrammar, film_grammar), which then write nothing that would have to end too early.
+    Otherwise no part knows of the others: two automata, or an automaton with NoRepeat, BannedWords or TopK, may each be able to go on and
+    leave nothing in common. Such a dead end is an error when it is reached (`ValueError` showing the prefix), not planned around; say both
+    in one Pattern or Automaton, or weaken one of them.
     """
 
     parts: tuple[Constraint, ...]
@@ -33,9 +39,18 @@ class All:
         object.__setattr__(self, "parts", parts)
 
     def rules(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_new_tokens: int, /) -> Rules:
-        """Return the parts' rules, joined."""
-        rules = [part.rules(tokenizer, max_prompt_tokens, max_new_tokens) for part in self.parts]
+        """Return the parts' rules, joined; raises `ValueError` if a MinLength among them asks an automaton for more than it accepts."""
+        parts = _flat(self.parts)
+        rules = [part.rules(tokenizer, max_prompt_tokens, max_new_tokens) for part in parts]
+        least = max((part.n for part in parts if isinstance(part, MinLength)), default=0)
+        for part, rule in zip(parts, rules, strict=True):
+            if least and isinstance(rule, AutomatonRules):
+                rule.at_least(least, type(part).__name__)
         return JoinedRules(rules, tokenizer.vocab_size, max_prompt_tokens, max_prompt_tokens + max_new_tokens)
+
+
+def _flat(parts: Sequence[Constraint]) -> list[Constraint]:
+    return [inner for part in parts for inner in (_flat(part.parts) if isinstance(part, All) else [part])]
 
 
 class JoinedRules:

@@ -15,10 +15,12 @@ from ..core import BoolArray, IntArray
 from ..film_reviews import film_reviews
 from ..grammar import Grammar
 from ..task import Rules, Tokenizer, WordLevel
-from .automaton import NEVER, AutomatonRules
+from .automaton import AutomatonRules
 from .lift import Table32
 from .registry import register
+from .spelling import token_id
 from .trie import DEAD
+from .ways import NEVER
 
 Table = IntArray | Mapping[Hashable, Mapping[str, Hashable]]
 
@@ -53,7 +55,7 @@ class Automaton:
             for word, to in ways.items():
                 if to not in names:
                     raise ValueError(f"State {names[state]!r} leads to {to!r}, which is none of the states {names}; give it {{}} if a text ends there.")
-                table[state, token_id(word, tokenizer)] = names.index(to)
+                table[state, token_id(word, tokenizer, "Automaton")] = names.index(to)
         table[:, tokenizer.eos_id] = DEAD
         return names, table
 
@@ -121,11 +123,3 @@ def started(rules: AutomatonRules, name: str) -> AutomatonRules:
             f"Give max_new_tokens={need} or more, or finish=False."
         )
     return rules
-
-
-def token_id(word: str, tokenizer: Tokenizer) -> int:
-    """Return the id of a word that is one token; raises `ValueError` otherwise."""
-    ids = tokenizer.encode(word)
-    if len(ids) != 1:
-        raise ValueError(f"An automaton over tokens needs one token for each word, but {word!r} takes {len(ids)}: {ids}.")
-    return ids[0]

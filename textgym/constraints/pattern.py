@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..task import Rules, Tokenizer
-from .automaton import NEVER, AutomatonRules
+from .automaton import AutomatonRules
 from .grammars import started
 from .lift import lift
 from .pieces import Pieces, pieces_of
 from .registry import register
 from .regular import Characters, compiled, over_bytes, shortest
+from .ways import NEVER
 
 
 @register("pattern")
@@ -23,6 +24,7 @@ class Pattern:
 
     The text is what the tokenizer decodes the continuation to, by itself: it begins with no blank where words are joined by blanks.
     Anchors, look-around and backreferences are refused (`textgym[regex]` brings the package that reads the rest).
+    With a responder the pattern reads the agent's own words as one text, the answers between them left out.
 
     Attributes:
         regex: the expression, in Python's syntax.
@@ -32,6 +34,10 @@ class Pattern:
 
     regex: str
     finish: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.regex, str):
+            raise TypeError(f"Pattern takes a regular expression as a text (str), got {self.regex!r}.")
 
     def rules(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_new_tokens: int, /) -> Rules:
         """Return the rules; raises `ValueError` if the vocabulary cannot spell any match, or none within the budget."""

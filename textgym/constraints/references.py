@@ -20,6 +20,7 @@ from ..language_models import LanguageModel
 from ..task import Prefixes, Rules, Tokenizer
 from .counting import Forgetful
 from .registry import register
+from .spelling import whole
 
 
 class Reference(Protocol):
@@ -63,8 +64,7 @@ class TopK:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reference", _reference(self.reference, "top"))
-        if self.k < 1:
-            raise ValueError(f"k={self.k} must be 1 or more tokens.")
+        object.__setattr__(self, "k", whole(self.k, "k"))
 
     def rules(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_new_tokens: int, /) -> Rules:
         """Return the rules; raises `ValueError` if k exceeds the vocabulary."""

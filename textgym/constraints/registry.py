@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from ..task import Constraint
-from .every import All
 
 Builder = TypeVar("Builder", bound=Callable[..., Constraint])
 CONSTRAINTS: dict[str, Callable[..., Constraint]] = {}
@@ -41,6 +40,8 @@ def make(constraint: Any) -> Constraint | None:
             raise ValueError(f"A constraint given as a mapping needs a 'name', this one has {sorted(constraint)}; known are {names()}.")
         return _build(constraint["name"], {key: value for key, value in constraint.items() if key != "name"})
     if isinstance(constraint, list | tuple):
+        from .every import All  # which knows constraints that are registered here
+
         return All(*(made for made in map(make, constraint) if made is not None))
     if isinstance(constraint, type):
         raise TypeError(f"{constraint.__name__} is a class, not a constraint; call it with its arguments: {constraint.__name__}(...).")

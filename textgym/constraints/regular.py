@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from .nfa import MOST_STATES, Characters, TooLarge, determined
 from .trie import DEAD, Automaton256
 
 # What may follow a first byte (The Unicode Standard, table 3-7): how many bytes are to come, and the range of the next one.
@@ -28,25 +29,18 @@ FIRST: dict[int, Rest] = {
 }
 
 
-class Characters(NamedTuple):
-    """A deterministic automaton over characters; state 0 is where it begins."""
-
-    named: list[dict[str, int]]  # [S] where each character that the expression tells apart leads to
-    others: list[int]  # [S] where any other character leads to, -1 for nowhere
-    accepting: list[bool]  # [S]
-
-
 @lru_cache(maxsize=32)
 def compiled(regex: str) -> Characters:
     """Return the automaton of the texts that `re.fullmatch(regex, text, re.ASCII)` accepts.
 
     Raises:
         ValueError: for what is no regular expression of Python's, and for what no finite automaton can do, or `interegular` cannot:
-            anchors, look-around, backreferences, possessive repetitions.
+            anchors, look-around, backreferences, possessive repetitions;
+            for what needs more than 20,000 states.
         ImportError: if `interegular` is not installed.
     """
     try:
-        import interegular
+        import interegular  # noqa: F401
     except ImportError as error:
         raise ImportError('Regular expressions need the package interegular: pip install "textgym[regex]".') from error
     try:
@@ -55,37 +49,30 @@ def compiled(regex: str) -> Characters:
         raise ValueError(f"{regex!r} is no regular expression: {error}.") from error
     if re.search(r"(?<!\\)(\\\\)*\(\?(=|!|<=|<!)", regex):
         raise ValueError(f"{regex!r} looks ahead or back, which a constraint cannot; say what the whole text is instead.")
+    found = _determined(regex)
+    _check(found, regex)
+    return found
+
+
+def _determined(regex: str) -> Characters:
+    from interegular.patterns import InvalidSyntax, Unsupported, parse_pattern
+    from interegular.utils.simple_parser import nomatch
+
     try:
-        machine = interegular.parse_pattern(regex).to_fsm()
-    except Exception as error:  # it raises what comes, AttributeError included
+        parsed = parse_pattern(regex)
+    except (InvalidSyntax, Unsupported, AttributeError, ValueError, nomatch) as error:  # the last three: what its parser lets slip
         told = f"{type(error).__name__}: {error}"
         raise ValueError(
             f"{regex!r} cannot be made a finite automaton ({told}). Leave out anchors (^ and $: the whole text must match anyhow), "
             r"\b, backreferences and comments, and write { as \{ where it is a character."
         ) from error
-    found = _characters(machine)
-    _check(found, regex)
-    return found
-
-
-def _characters(machine: Any) -> Characters:
-    from interegular.fsm import anything_else
-
-    states = [machine.initial, *sorted(machine.states - {machine.initial})]
-    place = {state: i for i, state in enumerate(states)}
-    named: list[dict[str, int]] = [{} for _ in states]
-    others = [DEAD] * len(states)
-    for i, state in enumerate(states):
-        for key, target in machine.map.get(state, {}).items():
-            for symbol in machine.alphabet.by_transition[key]:
-                if symbol is anything_else:
-                    others[i] = place[target]
-                else:
-                    named[i][symbol] = place[target]
-    letters = {symbol for symbol in machine.alphabet if symbol is not anything_else}
-    for row in named:
-        row.update((symbol, DEAD) for symbol in letters - row.keys())  # told apart elsewhere, and leading nowhere from here
-    return Characters(named, others, [state in machine.finals for state in states])
+    try:
+        return determined(parsed)
+    except TooLarge:
+        raise ValueError(
+            f"{regex!r} needs more than {MOST_STATES} states, or too long to find them: simplify it. Large counts {{n}} behind * or + "
+            "double the states with each count, and counts within counts multiply."
+        ) from None
 
 
 def shortest(automaton: Characters) -> list[str | None]:

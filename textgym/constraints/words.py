@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from .counting import Forgetful
 from .lift import lift
 from .pieces import pieces_of
 from .registry import register
+from .spelling import token_id
 from .trie import without
 
 
@@ -29,19 +29,6 @@ def _words(words: Iterable[str], name: str) -> tuple[str, ...]:
     if not found or not all(isinstance(word, str) and word for word in found):
         raise ValueError(f"{name} needs at least one word, none of them empty; got {list(found)}.")
     return found
-
-
-def _id(word: str, tokenizer: Tokenizer) -> int:
-    """Return the id of a text that is one token."""
-    if isinstance(tokenizer, WordLevel):  # not by `encode`, which may take any word for the unknown one
-        if word not in tokenizer.words:
-            near = get_close_matches(word, tokenizer.words, n=1, cutoff=0.0)[0]
-            raise ValueError(f"AllowList: {word!r} is not among the tokenizer's {len(tokenizer.words)} words; the nearest is {near!r}.")
-        return list(tokenizer.words).index(word)
-    ids = tokenizer.encode(word)
-    if len(ids) != 1:
-        raise ValueError(f"AllowList: the tokenizer spells {word!r} with {len(ids)} tokens, {ids}; give texts of one token (mind leading blanks).")
-    return ids[0]
 
 
 @register("allow_list")
@@ -57,7 +44,7 @@ class AllowList:
     def rules(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_new_tokens: int, /) -> Rules:
         """Return the rules; raises `ValueError` naming a word that is not one token."""
         mask = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
-        mask[[tokenizer.eos_id, *(_id(word, tokenizer) for word in self.words)]] = True
+        mask[[tokenizer.eos_id, *(token_id(word, tokenizer, "AllowList") for word in self.words)]] = True
         return MaskRules(mask)
 
 
@@ -66,9 +53,11 @@ class AllowList:
 class BannedWords:
     """None of these words in the continuation.
 
-    Where the tokenizer's text is words between blanks, a banned word is one of them; words unknown to it cannot be written anyhow.
+    Where the tokenizer's text is words between blanks, a banned word is one of them, spelled as in the vocabulary: phrases and
+    unknown words are refused. To keep two words from following each other there, use an Automaton.
     With any other tokenizer the text of the continuation never holds the characters of a banned word, inside another word
-    neither, whichever way they are cut into tokens. What the continuation completes of a word that the prompt began is not seen.
+    neither, whichever way they are cut into tokens. What the continuation completes of a word that the prompt began is not seen,
+    nor what a responder says: with one, the agent's own words are read as one text, without the answers between them.
     """
 
     words: tuple[str, ...]
@@ -77,20 +66,24 @@ class BannedWords:
         object.__setattr__(self, "words", _words(words, "BannedWords"))
 
     def rules(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_new_tokens: int, /) -> Rules:
-        """Return the rules; raises `ValueError` if none of the words could ever be written."""
+        """Return the rules; raises `ValueError` naming words that a vocabulary of words does not hold."""
         if isinstance(tokenizer, WordLevel):
             return self._word_rules(tokenizer.words, tokenizer.eos_id)
         table = lift(without([word.encode("utf-8") for word in self.words], 256), pieces_of(tokenizer), tokenizer.eos_id)
         return AutomatonRules(table.next_state, table.accepting, tokenizer, max_new_tokens, finish=False)
 
     def _word_rules(self, known: Iterable[str], eos: int) -> MaskRules:
-        banned = set(self.words)
-        mask = np.array([word not in banned for word in known])
-        if not mask[eos]:
+        known, banned = list(known), set(self.words)
+        if phrases := [word for word in self.words if word not in known and any(map(str.isspace, word))]:
+            raise ValueError(f"BannedWords: each token is one word here, so the phrases {phrases[:8]} cannot be banned; give single words.")
+        if unknown := [word for word in self.words if word not in known]:
+            raise ValueError(
+                f"BannedWords: the tokenizer does not know {unknown[:8]}, {len(unknown)} of the {len(self.words)} words; "
+                "spell them as its vocabulary does (mind capitals), or leave them out."
+            )
+        if known[eos] in banned:
             raise ValueError("BannedWords holds the word that ends a text; to forbid early ends use MinLength.")
-        if mask.all():
-            raise ValueError(f"The tokenizer knows none of the banned words {list(self.words)[:8]}; a word here is what stands between two blanks.")
-        return MaskRules(mask)
+        return MaskRules(np.array([word not in banned for word in known]))
 
 
 class MaskRules(Forgetful):

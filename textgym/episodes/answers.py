@@ -83,6 +83,8 @@ def _counted(answers: list[Answer], dialogues: Completions) -> str:
 def _ids_of(responder: Responder, answer: Answer, dialogues: Completions, i: int, room: int) -> list[int]:
     if not isinstance(answer, Answer):
         raise ResponderError(f"{_name(responder)} returned {answer!r} to {_shown(dialogues, i)}; an answer is textgym.task.Answer(text=...).")
+    if mistyped := _mistyped(answer.text, answer.ends):
+        raise ResponderError(f"{_name(responder)} answered with {mistyped} (to {_shown(dialogues, i)}).")
     if answer.ids is None:
         try:
             ids = dialogues.tokenizer.encode(answer.text)
@@ -103,11 +105,23 @@ def _ids_of(responder: Responder, answer: Answer, dialogues: Completions, i: int
     return ids
 
 
+def _mistyped(text: object, ends: object) -> str:
+    if not isinstance(text, str):
+        return f"text={text!r}; text is a str, and an empty one says nothing"
+    return "" if isinstance(ends, bool | np.bool_) else f"ends={ends!r}; ends is True or False"
+
+
 def _whole_numbers(responder: Responder, ids: Iterable[Any], dialogues: Completions, i: int, room: int) -> list[int]:
     try:
-        return [operator.index(token) for token in islice(ids, room + 1)]
+        return [_whole(token) for token in islice(ids, room + 1)]
     except TypeError as error:
         raise ResponderError(f"{_name(responder)} answered with ids that are no integers to {_shown(dialogues, i)}: {error}.") from error
+
+
+def _whole(token: Any) -> int:
+    if isinstance(token, bool | np.bool_):
+        raise TypeError(f"{token!r} is a flag, not an id")
+    return operator.index(token)
 
 
 def _shown(dialogues: Completions, i: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,13 +70,34 @@ def encode_prompts(source: PromptSource, tokenizer: Tokenizer, max_prompt_tokens
 _kept = lru_cache(maxsize=16)(encode_prompts)
 
 
+def _numbers(weights: Any) -> FloatArray | None:
+    """Return `weights` as float64, or None where they are no array of numbers; text, whose characters might be digits, is none."""
+    try:
+        given = np.asarray(weights)
+        return given.astype(np.float64) if given.dtype.kind in "iuf" or not given.size else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _what_is_wrong(weights: Any, given: FloatArray | None, num_prompts: int) -> str:
+    if given is None:
+        return f"{type(weights).__name__} {str(weights)[:80]!r}"
+    if given.shape != (num_prompts,):
+        return f"shape {given.shape}"
+    bad = np.flatnonzero(~np.isfinite(given) | (given < 0))
+    if len(bad):
+        return f"{given[bad[0]]} for prompt {bad[0]}"
+    return "" if given.sum() > 0 else "only zeros"
+
+
 def cumulative_weights(weights: Sequence[float] | None, num_prompts: int) -> FloatArray | None:
     """Return the distribution function [M] of weighted prompts, the last entry 1; None where all come equally often."""
     if weights is None:
         return None
-    given = np.asarray(weights, dtype=np.float64)
-    if given.shape != (num_prompts,) or not np.isfinite(given).all() or given.min() < 0 or not given.sum() > 0:
-        raise ValueError(f"prompt_weights must be {num_prompts} finite numbers, one a prompt, none negative and not all 0; got shape {given.shape}.")
+    given = _numbers(weights)
+    if wrong := _what_is_wrong(weights, given, num_prompts):
+        raise ValueError(f"prompt_weights must be {num_prompts} finite numbers, one a prompt, none negative and not all 0; got {wrong}.")
+    assert given is not None
     cumulative: FloatArray = np.cumsum(given / given.sum())
     cumulative[np.flatnonzero(given)[-1] :] = 1.0  # rounding leaves no gap at the end, and prompts of weight 0 behind it never come
     return cumulative

@@ -21,18 +21,16 @@ Part = TypeVar("Part", bound=NDArray[Any])
 class Legality:
     """For each of N rows: what the rules remember of its text, and what they allow next."""
 
-    def __init__(self, rules: Rules, num_rows: int, vocab_size: int) -> None:
-        self.rules, self.num_rows, self.vocab_size = rules, num_rows, vocab_size
-        self.memory: IntArray | None = None  # [N, M], laid out at the first start: only then is M known
+    def __init__(self, rules: Rules, num_rows: int, vocab_size: int, eos: int, prompt_columns: int, width: int) -> None:
+        self.rules, self.num_rows, self.vocab_size, self.eos = rules, num_rows, vocab_size, eos
+        nobody = Prefixes(np.zeros((0, width), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), prompt_columns)
+        self.memory = np.zeros((num_rows, rules.begin(nobody).shape[1]), dtype=np.int64)  # [N, M]
         self._allowed = Allowed()  # of all rows
         self._open = np.zeros(num_rows, dtype=np.bool_)  # [N] the text goes on: only then does it matter what comes next
 
     def begin(self, rows: IntArray, prefixes: Prefixes) -> BoolArray:
         """Look at fresh prompts on `rows`; return where nothing at all is allowed [B]."""
-        memory = self.rules.begin(prefixes)
-        if self.memory is None:
-            self.memory = np.zeros((self.num_rows, memory.shape[1]), dtype=np.int64)
-        self.memory[rows] = memory
+        self.memory[rows] = self.rules.begin(prefixes)
         return self.look(rows, prefixes, np.ones(len(rows), dtype=np.bool_))
 
     def permits(self, rows: Rows, tokens: IntArray) -> BoolArray:
@@ -44,13 +42,11 @@ class Legality:
 
     def follow(self, rows: Rows, tokens: IntArray) -> None:
         """Remember the tokens [B] that the agent wrote on `rows`."""
-        assert self.memory is not None  # a row is started before it is advanced
         if self.memory.shape[1]:
             self.memory[rows] = self.rules.follow(self.memory[rows], tokens)
 
     def look(self, rows: Rows, prefixes: Prefixes, going_on: BoolArray) -> BoolArray:
         """Find what is allowed next on `rows`; return where the text goes on [B] but nothing is."""
-        assert self.memory is not None
         found = self.rules.allowed(self.memory[rows], prefixes)
         self._open[rows] = going_on
         self._allowed = found if isinstance(rows, slice) else self._written(found, rows)
@@ -71,14 +67,35 @@ class Legality:
             flags[~going_on] = True
         return flags
 
+    def ahead(self, prefixes: Prefixes, tokens: IntArray) -> BoolArray:
+        """Return one flag an id [N, V] after the agent would have written `tokens` [N, j] behind each text, without writing them.
+
+        Where EOS is among them or they fill the budget nothing is asked, and all flags are true; so they are where the text is over.
+        """
+        memory, ends, left = self.memory.copy(), prefixes.ends.copy(), prefixes.left.copy()
+        texts, rows, going_on = prefixes.tokens.copy(), np.arange(self.num_rows), self._open.copy()
+        for token in tokens.T:
+            memory[going_on] = self.rules.follow(memory[going_on], token[going_on]) if memory.shape[1] else memory[going_on]
+            texts[rows[going_on], ends[going_on]] = token[going_on]
+            ends += going_on
+            left -= going_on
+            going_on &= (token != self.eos) & (left > 0)
+        index = np.flatnonzero(going_on)
+        flags = np.ones((self.num_rows, self.vocab_size), dtype=np.bool_)
+        if len(index):
+            found = self.rules.allowed(memory[index], Prefixes(texts[index], ends[index], left[index], prefixes.prompt_columns))
+            flags[index] = found.dense(len(index), self.vocab_size)
+        return flags
+
     def get_state(self) -> dict[str, IntArray | BoolArray]:
         """Return what is remembered [N, M] and which texts go on [N]; what is allowed follows from them and the texts."""
-        memory = np.zeros((self.num_rows, 0), dtype=np.int64) if self.memory is None else self.memory.copy()
-        return {"memory": memory, "open": self._open.copy()}
+        return {"memory": self.memory.copy(), "open": self._open.copy()}
 
     def set_state(self, state: Mapping[str, IntArray | BoolArray], prefixes: Prefixes) -> None:
         """Become what `get_state` described, on these texts."""
-        self.memory = np.array(state["memory"], dtype=np.int64)
+        if np.shape(state["memory"]) != self.memory.shape:
+            raise ValueError(f"This state remembers {np.shape(state['memory'])} numbers of a constraint, this environment {self.memory.shape}: another task.")
+        self.memory[:] = state["memory"]
         self.look(ALL_ROWS, prefixes, np.array(state["open"], dtype=np.bool_))
 
 

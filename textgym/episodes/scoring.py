@@ -5,12 +5,13 @@ Axis legend: B completions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ..core import FloatArray
-from ..task import Completions, ComposedScorer, Scorer
+from ..task import RESERVED, Completions, ComposedScorer, Scorer
 
 
 class ScorerError(ValueError):
@@ -18,17 +19,37 @@ class ScorerError(ValueError):
 
 
 def scores_of(scorer: Scorer, completions: Completions) -> dict[str, FloatArray]:
-    """Return `score` [B] and the parts of a composed scorer; raises `ScorerError` that names prompt and text."""
+    """Return `score` [B] and the parts of a composed scorer; raises `ScorerError` that names prompt and text, or the part whose name is taken."""
     try:
         if isinstance(scorer, ComposedScorer):
             parts = scorer.parts(completions)
-            found = {"score": scorer.combine(parts), **parts}
+            _refuse_taken(scorer, parts)
+            found = {**parts, "score": scorer.combine(parts)}
         else:
             found = {"score": scorer(completions)}
+    except ScorerError:
+        raise
     except Exception as error:
         first = f"{completions.prompts[0].text!r} -> {completions.texts[0]!r}"
-        raise ScorerError(f"Scorer {_name(scorer)} raised {type(error).__name__}: {error} (a batch of {len(completions)}, the first: {first}).") from error
+        raise ScorerError(
+            f"Scorer {_name(scorer)} raised {type(error).__name__}: {error} (a batch of {len(completions)}, the first: {first}).{_unfinished(completions)}"
+        ) from error
     return {name: _checked_scores(values, f"{_name(scorer)}, {name}", completions) for name, values in found.items()}
+
+
+def _refuse_taken(scorer: Scorer, parts: Iterable[str]) -> None:
+    """Raise `ScorerError` if a part would write over the score, or over what the info tells."""
+    if taken := [name for name in parts if name in RESERVED or name.startswith("_")]:
+        raise ScorerError(
+            f"Scorer {_name(scorer)} has a part called {taken[0]!r}, a name that the info of an episode uses itself: call it {taken[0].strip('_')}_part, say."
+        )
+
+
+def _unfinished(completions: Completions) -> str:
+    """Return what a scorer may not have thought of in this batch."""
+    if completions.ended.all():
+        return ""
+    return " Some of these texts have not ended: a task with dense=True has unfinished and empty texts scored, too, and max_new_tokens may cut any."
 
 
 def _name(scorer: Scorer) -> str:

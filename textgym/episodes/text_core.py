@@ -47,7 +47,7 @@ class TextCore:
         self.action_space = Discrete(self._pad) if task.chunk == 1 else MultiDiscrete([self._pad] * task.chunk)
         self._lay_out(num_rows)
         rules = None if task.constraint is None else task.constraint.rules(task.tokenizer, task.max_prompt_tokens, task.max_new_tokens)
-        self._legality = None if rules is None else Legality(rules, num_rows, self._pad)
+        self._legality = None if rules is None else Legality(rules, num_rows, self._pad, self._eos, task.max_prompt_tokens, self._width)
         self._ruled = rules is not None or self._hand_over is not None  # a token may be forbidden, or answered
 
     def _lay_out(self, num_rows: int) -> None:
@@ -232,6 +232,7 @@ class TextCore:
             source=self.task.prompts,
             tokenizer=self.task.tokenizer,
             agent=None if self._agent is None else self._agent[rows, width:],
+            hand_over=self._hand_over,
         )
 
     # -- what is allowed -------------------------------------------------------------------------------------------------
@@ -248,12 +249,14 @@ class TextCore:
                 "or it cannot be kept within the budget. Loosen it, or raise max_new_tokens."
             )
 
-    def action_masks(self, rows: Rows = ALL_ROWS) -> BoolArray:
-        """Return which ids may come next, bool [B, V]; of a chunk [B, C * V], its later tokens unmasked, since the rule depends on its first."""
+    def action_masks(self, after: IntArray | None = None) -> BoolArray:
+        """Return which ids may come next, bool [N, V]; with `after` [N, j], which might come after those tokens of a chunk.
+
+        Of a chunk as a whole no mask can speak, since what its second token may be hangs on its first: whoever samples it asks token by token.
+        """
         if self._legality is None:
             raise TypeError("This text task has no constraint, so it has no action masks; give it one: constraint=...")
-        masks = self._legality.masks(rows)
-        return masks if self.task.chunk == 1 else np.pad(masks, ((0, 0), (0, (self.task.chunk - 1) * self._pad)), constant_values=True)
+        return self._legality.masks() if after is None else self._legality.ahead(self._prefixes(ALL_ROWS), after)
 
     # -- what is told ----------------------------------------------------------------------------------------------------
 
@@ -263,10 +266,13 @@ class TextCore:
         return tokens.copy() if copy and isinstance(rows, slice) else tokens
 
     def live_info(self, rows: Rows) -> dict[str, NDArray[Any]]:
-        """Return `action_mask` int8 of a constraint, `agent_mask` [B, L] of who spoke, `dropped_tokens` [B] of the last chunk, where the task has them."""
+        """Return the facts beside every observation that the task has.
+
+        They are `action_mask` [B, V] int8 of a constraint (of a chunk's first token), `agent_mask` [B, L] of who spoke, and `dropped_tokens` [B].
+        """
         info: dict[str, NDArray[Any]] = {}
         if self._legality is not None and self.task.info_mask:
-            info["action_mask"] = self.action_masks(rows).view(np.int8)
+            info["action_mask"] = self._legality.masks(rows).view(np.int8)
         if self._agent is not None:
             info["agent_mask"] = self._agent[rows].astype(np.int8)
         if self._dropped is not None:
@@ -314,6 +320,8 @@ class TextCore:
 
     def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Become what `get_state` described."""
+        if set(state) != set(self.get_state()):
+            raise ValueError(f"This state holds {sorted(state)}, this environment {sorted(self.get_state())}: that of another task.")
         if np.shape(state["tokens"]) != self._tokens.shape:
             raise ValueError(
                 f"This state holds tokens of shape {np.shape(state['tokens'])}, this environment {self._tokens.shape}: other rows or another task."

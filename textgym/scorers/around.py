@@ -77,7 +77,7 @@ def combined(scorer: Scorer, parts: Mapping[str, FloatArray]) -> FloatArray:
 
 def row_arrays(completions: Completions) -> dict[str, Any]:
     """Return the fields that are arrays with one row a completion, whichever they are."""
-    values = {field.name: getattr(completions, field.name) for field in fields(completions)}
+    values = {field.name: getattr(completions, field.name) for field in fields(completions) if field.name != "hand_over"}  # [V]
     return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 

@@ -45,6 +45,9 @@ class Cached(Around):
     A text is its prompt (which of the source, and the tokens), its tokens, and whether it ended. What is new in a batch is
     passed on as one smaller batch, each text once, so that the order of rows does not matter. The memory is one object's own:
     pickles and copies begin with an empty one.
+
+    Looking a text up costs some microseconds. That pays for models and calls of other programs; scorers that are cheaper than
+    that (`sentiment`, `length`) it slows down.
     """
 
     size: int = 65536
@@ -98,5 +101,6 @@ def _keys(completions: Completions) -> list[Key]:
     """Return what makes each text what it is: every row of every array, and whose prompts and ids they are."""
     arrays: list[Any] = list(row_arrays(completions).values())
     widths = str([array.shape[1:] for array in arrays]).encode()  # so that no two layouts spell the same bytes
+    widths += b"" if completions.hand_over is None else np.flatnonzero(completions.hand_over).tobytes()  # it parts the turns
     flat = np.concatenate([np.ascontiguousarray(array).view(np.uint8).reshape(len(completions), -1) for array in arrays], axis=1)
     return [(id(completions.source), id(completions.tokenizer), widths + row.tobytes()) for row in flat]

@@ -23,7 +23,10 @@ STEM = 5  # letters; "boring" and "bored" share a feature, which is worth a poin
 
 @dataclass(frozen=True)
 class NgramClassifier:
-    """P(label = 1) of a text from the words, stems and pairs of neighbours that it holds; a scorer of prompt and continuation together."""
+    """P(label = 1) of a text from the words, stems and pairs of neighbours that it holds; a scorer of prompt and continuation together.
+
+    In a dialogue the continuation is what the agent said; answers are left out.
+    """
 
     features: tuple[str, ...]
     weights: tuple[float, ...]
@@ -56,7 +59,7 @@ class NgramClassifier:
 
     def __call__(self, completions: Completions, /) -> FloatArray:
         """Return P(label = 1) of prompt and continuation together, float64 [B]."""
-        return self.predict(completions.full_texts)
+        return self.predict(completions.own.full_texts)
 
     def save(self, path: str | Path) -> None:
         """Write the classifier as JSON; numbers keep every bit."""

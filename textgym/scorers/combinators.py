@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..core import FloatArray
-from ..task import Completions, Scorer
+from ..task import RESERVED, Completions, Scorer
 from .registry import make, register
-
-RESERVED = {"score", "gold", "text", "action_mask", "episode", "final_obs", "final_info"}  # taken in the info of an episode's end
 
 
 @register("weighted_sum")
@@ -31,7 +29,7 @@ class WeightedSum:
         if not parts:
             raise ValueError("A weighted sum needs parts: {name: (scorer, weight), ...}.")
         for name, part in parts.items():
-            if name in RESERVED:
+            if name in RESERVED or name.startswith("_"):
                 raise ValueError(f"A part may not be called {name!r}: the info uses that name; choose another.")
             if isinstance(part, str) or not isinstance(part, Sequence) or len(part) != 2 or not np.isfinite(part[1]):
                 raise ValueError(f"The part {name!r} must be (scorer, weight) with a finite weight, not {part!r}.")
@@ -56,7 +54,7 @@ class WeightedSum:
 class TextFunction:
     """The score of a plain function, called once a text: `fn(text)`, or `fn(prompt, text)` if it needs two arguments.
 
-    Both are strings; `text` is the continuation without its prompt. Whatever the function raises is raised again
+    Both are strings; `text` is the continuation without its prompt, in a dialogue the agent's turns alone. Whatever the function raises is raised again
     as a `RuntimeError` that shows the prompt and the text, with the original as its cause.
     """
 
@@ -69,7 +67,7 @@ class TextFunction:
     def __call__(self, completions: Completions, /) -> FloatArray:
         """Return the function's value for each text, float64 [B]."""
         both = self._arity() == 2
-        pairs = zip(completions.prompts, completions.texts, strict=True)
+        pairs = zip(completions.prompts, completions.own.texts, strict=True)
         return np.array([self._score((prompt.text, text) if both else (text,), prompt.text, text) for prompt, text in pairs], dtype=np.float64)
 
     def _score(self, arguments: tuple[str, ...], prompt: str, text: str) -> float:

@@ -46,8 +46,9 @@ class Scale(Around):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isfinite(self.factor) and isfinite(self.shift)):
-            raise ValueError(f"Scale needs finite numbers, not factor={self.factor} and shift={self.shift}.")
+        numbers: tuple[object, ...] = (self.factor, self.shift)  # JSON may give anything
+        if not all(isinstance(number, int | float | np.number) and np.isfinite(number) for number in numbers):
+            raise ValueError(f"Scale needs finite numbers, not factor={self.factor!r} and shift={self.shift!r}.")
 
     def changed(self, score: FloatArray, parts: Mapping[str, FloatArray]) -> FloatArray:
         """Return the scaled score [B]."""

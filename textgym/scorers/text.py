@@ -1,5 +1,7 @@
 """Scorers that need nothing but the text: lexicons, references, lengths, and membership in a grammar.
 
+In a dialogue all of them judge the agent's own turns, one behind the other; what was answered counts for nothing.
+
 Axis legend: B completions, G generated tokens, V vocabulary.
 """
 
@@ -29,7 +31,7 @@ def normalise(word: str) -> str:
 
 @dataclass(frozen=True)
 class Sentiment:
-    """The share of positive words among the sentiment words of the continuation, in [0, 1]; 0.5 where there is none.
+    """The share of positive words among the agent's sentiment words, in [0, 1]; 0.5 where there is none.
 
     Words are what stands between blanks, in lower case and without punctuation around it.
     """
@@ -49,9 +51,9 @@ class Sentiment:
         """Return the share of positive words, float64 [B]."""
         table = self._table.of(completions.tokenizer, self._count, 0)
         if table is not None:
-            counts = table.take(completions.tokens).sum(axis=1)
+            counts = table.take(completions.own.tokens).sum(axis=1)
         else:
-            counts = np.array([self._count(text) for text in completions.texts], dtype=np.int64)
+            counts = np.array([self._count(text) for text in completions.own.texts], dtype=np.int64)
         positives, negatives = counts & (_NEGATIVE - 1), counts >> 32
         total = positives + negatives
         return np.asarray((positives + 0.5 * (total == 0)) / np.maximum(total, 1), dtype=np.float64)
@@ -73,7 +75,7 @@ def film_sentiment(positive: tuple[str, ...] = FILM_POSITIVE, negative: tuple[st
 @register("keyword")
 @dataclass(frozen=True)
 class Keyword:
-    """The share of the wanted words that stand in the continuation, in [0, 1]."""
+    """The share of the wanted words that the agent said, in [0, 1]."""
 
     words: tuple[str, ...]
 
@@ -85,26 +87,29 @@ class Keyword:
     def __call__(self, completions: Completions, /) -> FloatArray:
         """Return the share of wanted words present, float64 [B]."""
         wanted = set(self.words)
-        return np.array([len(wanted.intersection(map(normalise, text.split()))) for text in completions.texts], dtype=np.float64) / len(wanted)
+        return np.array([len(wanted.intersection(map(normalise, text.split()))) for text in completions.own.texts], dtype=np.float64) / len(wanted)
 
 
 @register("exact_match")
 @dataclass(frozen=True)
 class ExactMatch:
-    """1 where the continuation is its prompt's reference, blanks around both aside, otherwise 0."""
+    """1 where the continuation is its prompt's reference, blanks around both aside, otherwise 0.
+
+    In a dialogue the continuation is all that the agent said; `FinalAnswer` compares its last turn alone.
+    """
 
     def __call__(self, completions: Completions, /) -> FloatArray:
         """Return 1 or 0, float64 [B]; raises `ValueError` if a prompt has no reference."""
         if missing := next((p for p in completions.prompts if p.reference is None), None):
             raise ValueError(f"The prompt {missing.text!r} has no reference to match; give Prompt(text, reference=...) or a reference_column.")
-        pairs = zip(completions.texts, completions.prompts, strict=True)
+        pairs = zip(completions.own.texts, completions.prompts, strict=True)
         return np.array([text.strip() == (prompt.reference or "").strip() for text, prompt in pairs], dtype=np.float64)
 
 
 @register("length")
 @dataclass(frozen=True)
 class Length:
-    """1 where the continuation has `target` tokens, EOS not counted, falling linearly to 0 at none and at twice as many."""
+    """1 where the agent wrote `target` tokens, EOS not counted, falling linearly to 0 at none and at twice as many."""
 
     target: int
 
@@ -114,14 +119,17 @@ class Length:
 
     def __call__(self, completions: Completions, /) -> FloatArray:
         """Return the closeness to the target length, float64 [B]."""
-        written = completions.lengths - completions.ended
+        written = _without_eos(completions.own)
         return np.maximum(0.0, 1.0 - np.abs(written - self.target) / self.target)
 
 
 @register("repetition")
 @dataclass(frozen=True)
 class Repetition:
-    """1 minus the share of n-grams of tokens that repeat an earlier one; 1 where the text is too short to repeat any."""
+    """1 minus the share of n-grams of the agent's tokens that repeat an earlier one; 1 where the text is too short to repeat any.
+
+    The agent's turns are read in a row, so that an n-gram may reach across an answer. EOS is left out.
+    """
 
     n: int = 2
 
@@ -131,8 +139,9 @@ class Repetition:
 
     def __call__(self, completions: Completions, /) -> FloatArray:
         """Return the share of n-grams that are new, float64 [B]."""
-        written = (completions.lengths - completions.ended).tolist()
-        return np.array([self._share(row[:k]) for row, k in zip(completions.tokens.tolist(), written, strict=True)], dtype=np.float64)
+        own = completions.own
+        written = _without_eos(own).tolist()
+        return np.array([self._share(row[:k]) for row, k in zip(own.tokens.tolist(), written, strict=True)], dtype=np.float64)
 
     def _share(self, tokens: list[int]) -> float:
         ngrams = list(zip(*(tokens[i:] for i in range(self.n)), strict=False))
@@ -143,7 +152,8 @@ class Repetition:
 class GrammarScorer:
     """1 where prompt and continuation are a text of the grammar, otherwise 0.
 
-    A text that ended itself must be a whole one; a text cut by the budget need only be the beginning of one.
+    A text that ended itself must be a whole one; a text cut by the budget need only be the beginning of one. In a dialogue the text
+    is what the agent said, as it is for the constraint `InGrammar`; where the responder ended it, the beginning of one is enough.
     """
 
     grammar: Grammar
@@ -151,8 +161,9 @@ class GrammarScorer:
 
     def __call__(self, completions: Completions, /) -> FloatArray:
         """Return 1 or 0, float64 [B]."""
-        states = self._states(completions)
-        good = np.where(completions.ended, np.isfinite(self.grammar.log_stop)[states], self.grammar.can_finish[states])
+        own = completions.own
+        states = self._states(own)
+        good = np.where(own.ended, np.isfinite(self.grammar.log_stop)[states], self.grammar.can_finish[states])
         return np.asarray(good & (states != DEAD), dtype=np.float64)
 
     def _states(self, completions: Completions) -> IntArray:
@@ -173,6 +184,11 @@ class GrammarScorer:
 def film_grammar() -> GrammarScorer:
     """Return membership in the grammar of film reviews."""
     return GrammarScorer(film_reviews())
+
+
+def _without_eos(own: Completions) -> IntArray:
+    """Return the number of tokens [B], an EOS not counted where there is one: a text may end without."""
+    return np.asarray(own.lengths - (own.tokens == own.tokenizer.eos_id).sum(axis=1))
 
 
 def _words(words: Iterable[str]) -> tuple[str, ...]:

@@ -80,14 +80,18 @@ def checked_count(name: str, value: int, high: int, of: str, low: int = 1) -> in
 def model_of(model: Any, method: str, pad: int, wrapper: str) -> Any:
     """Return `model` if it has the `method` that will be asked, else a language model made of it (a folder, or a decoder of transformers).
 
-    Raises `ValueError` if it knows another vocabulary: it would take the environment's pads for a token, or a token for a pad.
+    Raises `ValueError` if it knows another vocabulary: it would take the environment's pads for a token, or a token for a pad. That a
+    model's other rows are spare only its owner can know, so that nothing is cut away unasked.
     """
     if not hasattr(model, method):
         from ..language_models import LanguageModel  # here, since it brings torch along
 
-        model = LanguageModel(model, vocab_size=pad)
+        model = LanguageModel(model)
     if model.vocab_size != pad:
-        raise ValueError(f"{wrapper}: {model} knows {model.vocab_size} token ids, the environment {pad}; give it vocab_size={pad}.")
+        raise ValueError(
+            f"{wrapper}: {model} knows {model.vocab_size} token ids, the environment {pad}; give it vocab_size={pad} if its other rows are spare, "
+            f"LanguageModel(..., vocab_size={pad}), or take the tokenizer it was trained with."
+        )
     return model
 
 

@@ -80,7 +80,8 @@ class HiddenState(_Viewed):
     """Observe the features of a local language model at the last token, float32 [H] (the observation of TextRL).
 
     `model` is a folder, a decoder of transformers (copied), or a `LanguageModel` (shared: with other environments, and with whoever refreshes
-    it). Only with a folder is the spec JSON; each environment then loads a model of its own.
+    it). Only with a folder is the spec JSON; each environment then loads a model of its own. Its output rows must be as many as the
+    tokenizer's ids: a model with spare rows comes as `LanguageModel(..., vocab_size=...)`.
     """
 
     def __init__(self, env: AnySingle, model: str | Path | Features | Any) -> None:
