@@ -572,7 +572,7 @@ def test_a_sliding_window_is_refused_with_a_cache_and_right_without() -> None:
 
 
 def test_a_folder_whose_weights_are_missing_is_refused(tmp_path: Path) -> None:
-    """transformers would draw them at random."""
+    """Transformers would draw them at random."""
     from safetensors.torch import load_file, save_file
 
     from agents.policies.causal_lm import load_model, small_gpt2
