@@ -77,6 +77,8 @@ class Learner:
         else:
             raise ValueError("Prompts are chosen at a reset, and windows of steps have none: set episodes_per_row=1 for prompting.")
         self.position = played.position
+        if fill.target_log_probs:
+            played = played._replace(rollout=played.rollout._replace(target_log_probs=played.rollout.log_probs))
         return played
 
     def _measure(self, fill: Provided, temperature: float) -> Measure | None:

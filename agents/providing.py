@@ -22,6 +22,7 @@ class Provided(NamedTuple):
     gamma: float = 1.0  # the estimator's discount
     vine: int = 0  # K continuations of every prefix, in place of the critic's values; 0: the critic's
     baselines: BaselineSource | None = None  # who fills `rollout.baselines`
+    target_log_probs: bool = False  # what was just played was played by the present policy: its ratios are 1
 
 
 class Judging(Protocol):
@@ -77,6 +78,7 @@ def provided(config: Judging, env: AnyVectorEnv, policy: Policy, prompting: Prom
         gamma=float(getattr(config.advantage, "gamma", 1.0)),
         vine=config.vine_samples if wanted.needs_forks else 0,
         baselines=("greedy" if greedy else "running_mean") if wanted.needs_baselines else None,
+        target_log_probs=wanted.needs_target_log_probs,
     )
 
 

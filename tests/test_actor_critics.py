@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from helpers import WORDS, LetterShare, SmallCore, tiny_language_model
 
 from agents import a2c, policy_gradient
-from agents.advantages import GAE, GRPO, RLOO, TD, DrGRPO, MonteCarlo, ReBN, Retrace, SelfCritical, TotalReturn, Vine
+from agents.advantages import GAE, GRPO, RLOO, TD, DrGRPO, MonteCarlo, ReBN, Retrace, SelfCritical, TotalReturn, Vine, VTrace
 from agents.forks import continued
 from agents.kl import AdaptiveKL, FixedKL, ThresholdKL
 from agents.learner import Learner
@@ -83,6 +83,7 @@ JUDGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "dr grpo": (DrGRPO(), {"prompting": Groups(2), "num_prompts": PROMPTS, "normalise": "group"}),
     "vine": (Vine(), {"vine_samples": 2}),
     "gae": (GAE(1.0, 0.9), {"normalise": "batch"}),
+    "v-trace": (VTrace(1.0), {}),
 }
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents import ppo, sft
-from agents.advantages import GAE, MonteCarlo, NStep
+from agents.advantages import GAE, RLOO, MonteCarlo, NStep, Retrace, SelfCritical, Vine
 from agents.kl import AdaptiveKL, FixedKL
 from agents.policies import CausalLMPolicy, small_gpt2
 from agents.recipes import JobError, Model, PPOText, Text, train
@@ -202,6 +203,17 @@ class TestErrors:
             train(tiny(tmp_path / "run", text=Text(data=labelled)))
         with pytest.raises(JobError, match="label must be 0 or 1"):
             train(tiny(tmp_path / "run", text=Text(data=labelled, text_column="0", label_column="0")))
+
+    @pytest.mark.parametrize(
+        ("advantage", "message"),
+        [(RLOO(), "one prompt"), (Vine(), "vine_samples"), (SelfCritical(), "whole episodes"), (Retrace(), "action values")],
+    )
+    def test_an_estimator_in_the_wrong_company(self, tmp_path: Path, advantage: Any, message: str) -> None:
+        """Before the warm-up, and before a folder is made."""
+        episodes = 1 if isinstance(advantage, RLOO) else None
+        with pytest.raises(JobError, match=message):
+            train(tiny(tmp_path / "run", ppo=ppo.Config(advantage=advantage, episodes_per_row=episodes)))
+        assert not (tmp_path / "run").exists()
 
     def test_a_folder_that_is_in_use(self, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()

@@ -27,6 +27,7 @@ from ..play import AnyVectorEnv, begin, collect
 from ..policies import CausalLMPolicy
 from ..policies.causal_lm import load_model, small_gpt2
 from ..policies.seeding import seeded
+from ..providing import provided
 from ..report import SUPERVISED_PANELS, Sample, learning_curve, samples_markdown
 from ..run import Run, checkpoints
 from .choices import PPOText, to_json
@@ -130,20 +131,22 @@ def _refusing() -> Iterator[None]:
     """Turn what is wrong with a job's choices into a `JobError`; what goes wrong later is no fault of theirs."""
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise JobError(str(error)) from error
 
 
 def _try_out(job: PPOText, material: Material, policy: CausalLMPolicy) -> None:
     """Let scorers and estimator do their work once: what is wrong with them should not come to light after the warm-up."""
     generator = np.random.default_rng(0)
+    provided(job.ppo, material.environment(2), policy, None)
     for heldout in (False, True):
         env = material.environment(2, heldout=heldout)
         played = collect(env, policy, begin(env, policy, seed=0), generator, episodes_per_row=job.ppo.episodes_per_row or 1)
         if job.ppo.episodes_per_row is None:
             played = collect(env, policy, played.position, generator, num_steps=1)  # windows begin anywhere
             played = collect(env, policy, played.position, generator, num_steps=job.ppo.num_steps)
-        estimate(job.ppo.advantage, played.rollout)
+        rollout = played.rollout  # what play will fill in for some estimators
+        estimate(job.ppo.advantage, rollout._replace(baselines=np.zeros(rollout.valid.shape), target_log_probs=rollout.log_probs))
 
 
 def _open_folder(folder: Path, job: PPOText) -> None:
