@@ -26,6 +26,7 @@ from .common import Acted, Evaluated, Memory, acted, entropy_of, greedy, log_dis
 from .prefixes import agreement, compact, counted_tokens, grown, room_left, segments
 from .seeding import seeded
 from .slot_cache import SlotCache
+from .value_head import value_head_for
 
 VALUE_HEAD = "value_head.safetensors"
 
@@ -74,11 +75,7 @@ class CausalLMPolicy(nn.Module):
         self.model, self.vocab_size, self.use_cache, self.chunk = model.eval(), vocab_size, use_cache, chunk
         self._stops = np.isin(np.arange(vocab_size), list(stop_ids))  # [V]
         head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-        weight: Tensor = head.weight  # type: ignore[assignment]
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        self.value_head = nn.utils.skip_init(nn.Linear, weight.shape[1], 1, dtype=dtype, device=weight.device)  # it draws nothing: it begins at 0
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.value_head = value_head_for(head)
         self._head_input: Tensor | None = None
         head.register_forward_pre_hook(self._keep_head_input)
         self.eval()

@@ -24,6 +24,7 @@ from .causal_lm import VALUE_HEAD, _no_bars
 from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, to_float64, weights_version
 from .prefixes import compact, segments
 from .seeding import seeded
+from .value_head import value_head_for
 
 
 @dataclass
@@ -60,11 +61,7 @@ class Seq2SeqPolicy(nn.Module):
             raise ValueError(f"An encoder reads at least one column, got prompt_tokens={prompt_tokens}: give the task's max_prompt_tokens.")
         self.model, self.vocab_size, self.prompt_tokens, self.start_id = model.eval(), vocab_size, prompt_tokens, int(config.decoder_start_token_id)
         head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-        weight: Tensor = head.weight  # type: ignore[assignment]
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        self.value_head = nn.utils.skip_init(nn.Linear, weight.shape[1], 1, dtype=dtype, device=weight.device)  # it draws nothing: it begins at 0
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.value_head = value_head_for(head)
         self.eval()
 
     def train(self, mode: bool = True) -> Seq2SeqPolicy:
