@@ -5,7 +5,7 @@ Axis legend: T steps, N environments.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from .kl import FixedKL, KLPrice, kl_panel, kl_penalised
 from .play import log_probs_under
@@ -55,6 +55,8 @@ def priced(rollout: Rollout, reference: Policy, config: Pricing, coefficients: d
 
 
 def check_reference(config: Pricing, reference: Policy | None) -> None:
-    """Raise `ValueError` where leaving has a price and there is no reference to leave."""
+    """Raise `ValueError` where leaving has a price and there is no reference to leave, or nobody to pay it."""
+    if config.kl_in not in get_args(KLPlace):
+        raise ValueError(f"kl_in must be one of {get_args(KLPlace)}, not {config.kl_in!r}: elsewhere the price would never be paid.")
     if reference is None and config.kl != FixedKL(0.0):
         raise ValueError("kl= prices the distance from a reference policy: pass reference=, a frozen copy of the policy, say.")

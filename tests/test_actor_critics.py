@@ -200,6 +200,8 @@ class TestRefused:
             ({"advantage": MonteCarlo(baseline="given"), "episodes_per_row": 1, "baselines": "best"}, "baselines must be"),
             ({"kl": FixedKL(0.1)}, "pass reference="),
             ({"kl": ThresholdKL(0.1, 1.0)}, "pass reference="),
+            ({"kl_in": "rewards"}, "kl_in must be one of"),
+            ({"normalise": "minibatch"}, "normalise must be"),
             ({"prompting": Groups(2), "episodes_per_row": 1}, "num_prompts= belong together"),
         ],
     )

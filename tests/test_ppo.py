@@ -251,6 +251,7 @@ class TestChoices:
             ({"learning_rate": 0.0}, "learning_rate must be positive"),
             ({"temperature": 0.0}, "temperature must be positive"),
             ({"value_warmup": -1}, "value_warmup"),
+            ({"normalise": "rows"}, "normalise must be one of"),
         ],
     )
     def test_refused_configurations(self, changes: dict[str, Any], message: str) -> None:

@@ -58,6 +58,8 @@ class Config:
         for name in ("total_timesteps", "num_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.normalise not in ("batch", "group", "none"):  # one step takes the whole batch: there are no minibatches
+            raise ValueError(f"normalise must be 'batch', 'group' or 'none', got {self.normalise!r}.")
         if self.episodes_per_row is not None and self.episodes_per_row < 1:
             raise ValueError(f"episodes_per_row must be at least 1, or None for windows of num_steps, got {self.episodes_per_row}.")
         for name in ("learning_rate", "max_grad_norm", "temperature"):

@@ -113,6 +113,7 @@ class Vine:
     Kazemnejad et al. 2024, "VinePPO" (arXiv 2410.01679), section 4. The formula is that of `TD`; what differs is who fills `values` and
     `next_values`: environments forked at each prefix, played on by the present policy and discounted by the same gamma. So there is no bias
     for any K, and V_mc of a step and of the one before it must be the same number, or independent ones. It works on windows and on whole episodes.
+    What was measured is the environment's own reward: a KL price in the reward is seen at its own step and not ahead, so pay it in the loss.
     """
 
     needs_forks: ClassVar[bool] = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -69,6 +69,8 @@ class Config:
         for name in ("learning_rate", "max_grad_norm", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.normalise not in get_args(Normalisation):
+            raise ValueError(f"normalise must be one of {get_args(Normalisation)}, got {self.normalise!r}.")
         if self.value_warmup < 0:
             raise ValueError(f"value_warmup must be at least 0 iterations, got {self.value_warmup}.")
 

@@ -320,8 +320,9 @@ class TextCore:
 
     def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Become what `get_state` described."""
-        if set(state) != set(self.get_state()):
-            raise ValueError(f"This state holds {sorted(state)}, this environment {sorted(self.get_state())}: that of another task.")
+        wanted = {"tokens", "counts", "ended", "index", *self._kept(), *(() if self._legality is None else ("memory", "open"))}
+        if set(state) != wanted:
+            raise ValueError(f"This state holds {sorted(state)}, this environment {sorted(wanted)}: that of another task.")
         if np.shape(state["tokens"]) != self._tokens.shape:
             raise ValueError(
                 f"This state holds tokens of shape {np.shape(state['tokens'])}, this environment {self._tokens.shape}: other rows or another task."
