@@ -5,6 +5,7 @@ Axis legend: N rows, K continuations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, get_args
 
 from .advantages import Advantage, needs
@@ -109,3 +110,15 @@ def planned(config: Budget, env: AnyVectorEnv) -> Planned:
     """Return the steps of an iteration and how many iterations the budget has, rounded down, but at least one."""
     steps = config.num_steps * env.num_envs * (config.episodes_per_row or 1)
     return Planned(steps, max(1, config.total_timesteps // steps))
+
+
+def check_numbers(config: Budget, at_least_one: Sequence[str] = ()) -> None:
+    """Raise `ValueError` naming the first number that every algorithm has, or that `at_least_one` names, which is too small."""
+    for name in ("total_timesteps", "num_steps", *at_least_one):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
+    if config.episodes_per_row is not None and config.episodes_per_row < 1:
+        raise ValueError(f"episodes_per_row must be at least 1, or None for windows of num_steps, got {config.episodes_per_row}.")
+    for name in ("learning_rate", "max_grad_norm", "temperature"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")

@@ -23,7 +23,7 @@ from ..metrics import critic_metrics, episode_metrics, mean_of
 from ..play import AnyVectorEnv
 from ..policies import Memory, Policy
 from ..prompting import Prompting
-from ..providing import BaselineSource, planned, provided
+from ..providing import BaselineSource, check_numbers, planned, provided
 from ..rollout import Batch, Rollout, minibatches
 from ..run import Run
 from ..schedules import linear
@@ -57,16 +57,9 @@ class Config:
             raise TypeError(
                 f"advantage must be an object such as MonteCarlo(), or a callable, got {self.advantage!r}; agents.advantages.parse reads a spelling."
             )
-        for name in ("total_timesteps", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_numbers(self)
         if self.normalise not in ("batch", "group", "none"):  # one step takes the whole batch: there are no minibatches
             raise ValueError(f"normalise must be 'batch', 'group' or 'none', got {self.normalise!r}.")
-        if self.episodes_per_row is not None and self.episodes_per_row < 1:
-            raise ValueError(f"episodes_per_row must be at least 1, or None for windows of num_steps, got {self.episodes_per_row}.")
-        for name in ("learning_rate", "max_grad_norm", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         for name in ("supervised_coef", "supervised_coef_final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share and must lie in [0, 1], got {getattr(self, name)}.")

@@ -24,7 +24,7 @@ from ..metrics import critic_metrics, episode_metrics, mean_of
 from ..play import AnyVectorEnv
 from ..policies import Memory, Policy
 from ..prompting import Prompting
-from ..providing import BaselineSource, planned, provided
+from ..providing import BaselineSource, check_numbers, planned, provided
 from ..rollout import Batch, Rollout, minibatches
 from ..run import Run
 from ..schedules import linear
@@ -61,14 +61,7 @@ class Config:
     def __post_init__(self) -> None:
         if not callable(self.advantage):
             raise TypeError(f"advantage must be an object such as GAE(), or a callable, got {self.advantage!r}; agents.advantages.parse reads a spelling.")
-        for name in ("total_timesteps", "num_steps", "num_epochs", "num_minibatches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.episodes_per_row is not None and self.episodes_per_row < 1:
-            raise ValueError(f"episodes_per_row must be at least 1, or None for windows of num_steps, got {self.episodes_per_row}.")
-        for name in ("learning_rate", "max_grad_norm", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        check_numbers(self, ("num_epochs", "num_minibatches"))
         if self.normalise not in get_args(Normalisation):
             raise ValueError(f"normalise must be one of {get_args(Normalisation)}, got {self.normalise!r}.")
         if self.value_warmup < 0:
