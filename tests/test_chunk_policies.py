@@ -57,7 +57,7 @@ def by_hand(policy: CausalLMPolicy, rollout: Rollout, temperature: float) -> np.
     for t, row in np.ndindex(*found.shape):
         prefix, room = rollout.observations[t, row].copy(), int(room_left(rollout.observations[t, row], PAD))
         for j, token in enumerate(np.atleast_1d(rollout.actions[t, row])):
-            if j and (j >= room or policy._stops[rollout.actions[t, row, j - 1]]):
+            if j and (j >= room or policy.stops[rollout.actions[t, row, j - 1]]):
                 break
             logits = torch.from_numpy(plain_logits(policy.model, prefix[None])[0]) / temperature
             if rollout.action_masks is not None:

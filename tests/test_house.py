@@ -48,7 +48,7 @@ AGENTS: dict[str, set[str]] = {
     "choices": set(),
     "losses": set(),
     "kl": {"rollout", "choices"},
-    "prompting": {"rollout"},
+    "prompting": {"rollout", "choices"},
     "conformance": set(),  # it judges strangers, by arithmetic of its own
     "advantages": {"rollout", "choices"},
 }

@@ -31,8 +31,8 @@ from transformers import (
 
 from agents.play import begin, collect, evaluate
 from agents.policies import CausalLMPolicy, MLPPolicy, causal_lm, seeded
-from agents.policies.causal_lm import compact, segments
 from agents.policies.common import entropy_of, log_distribution, picked, sample
+from agents.policies.prefixes import compact, segments
 from agents.rollout import Rollout
 from textgym import GymEnv, GymVectorEnv
 
@@ -575,7 +575,8 @@ def test_a_folder_whose_weights_are_missing_is_refused(tmp_path: Path) -> None:
     """Transformers would draw them at random."""
     from safetensors.torch import load_file, save_file
 
-    from agents.policies.causal_lm import load_model, small_gpt2
+    from agents.policies.causal_lm import small_gpt2
+    from agents.policies.local_models import load_model
 
     policy = small_gpt2(6, 8, width=8, layers=1, heads=1)
     policy.model.save_pretrained(tmp_path)

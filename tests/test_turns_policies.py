@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents.play import begin, collect
 from agents.policies import CausalLMPolicy, seeded, small_gpt2
-from agents.policies.causal_lm import segments
+from agents.policies.prefixes import segments
 from textgym import GymVectorEnv
 from textgym.suite.slot_filling import slot_filling
 

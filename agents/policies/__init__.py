@@ -6,7 +6,7 @@ Axis legend: T steps, N environments, B rows of one call, A actions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ __all__ = [
     "BareBase",
     "CNNPolicy",
     "CausalLMPolicy",
+    "Enumerable",
     "Evaluated",
     "GRUPolicy",
     "GaussianPolicy",
@@ -84,3 +85,14 @@ class Policy(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
         """Put the weights back."""
+
+
+@runtime_checkable
+class Enumerable(Protocol):
+    """A policy that can tell the chance of every action, as all here can but `GaussianPolicy` and those whose actions are chunks of tokens."""
+
+    def distributions(self, observations: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None) -> Tensor:
+        """Return normalised log-probabilities [T, B, A] of all actions, with gradients where they are enabled; what a mask forbids has -inf.
+
+        Arguments are those of `Policy.evaluate`, which picks from this very table.
+        """

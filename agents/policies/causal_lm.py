@@ -9,8 +9,7 @@ K kept positions, M tokens that count, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .common import Acted, Evaluated, Memory, acted, entropy_of, greedy, log_distribution, picked, to_float64, weights_version
-from .prefixes import agreement, compact, counted_tokens, grown, room_left, segments
-from .seeding import seeded
+from .common import Acted, Evaluated, Memory, acted, greedy, to_float64, weights_version
+from .evaluating import evaluate_segments, segment_distributions
+from .local_models import load_model, new_gpt2, no_bars
+from .prefixes import agreement, compact, counted_tokens, room_left
 from .slot_cache import SlotCache
 from .value_head import value_head_for
 
@@ -73,7 +73,7 @@ class CausalLMPolicy(nn.Module):
                 f"Call model.resize_token_embeddings({vocab_size}), or use the model's own tokenizer."
             )
         self.model, self.vocab_size, self.use_cache, self.chunk = model.eval(), vocab_size, use_cache, chunk
-        self._stops = np.isin(np.arange(vocab_size), list(stop_ids))  # [V]
+        self.stops = np.isin(np.arange(vocab_size), list(stop_ids))  # [V]
         head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
         self.value_head = value_head_for(head)
         self._head_input: Tensor | None = None
@@ -124,7 +124,7 @@ class CausalLMPolicy(nn.Module):
             one = acted(logits, heads, state, generator, None if masks is None else masks[rows, j], temperature)
             actions[rows, j], log_probs[rows] = one.actions, log_probs[rows] + one.log_probs
             values = one.values if j == 0 else values
-            rows = rows[(j + 1 < room[rows]) & ~self._stops[one.actions]]
+            rows = rows[(j + 1 < room[rows]) & ~self.stops[one.actions]]
             if not len(rows):
                 break
             prefixes[rows, prefixes.shape[1] - room[rows] + j] = actions[rows, j]
@@ -134,7 +134,7 @@ class CausalLMPolicy(nn.Module):
     def counted(self, observations: NDArray[np.int64], actions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which tokens of actions [..., C] after prefixes [..., L] count, bool [..., C]; C is 1 where actions are single tokens [...]."""
         chunks = actions.reshape(*observations.shape[:-1], self.chunk)
-        return counted_tokens(chunks, room_left(observations, self.vocab_size), self._stops)
+        return counted_tokens(chunks, room_left(observations, self.vocab_size), self.stops)
 
     def _step(
         self, prefixes: NDArray[np.int64], state: Slots | None, starts: NDArray[np.bool_], rows: NDArray[np.int64] | None = None
@@ -178,10 +178,10 @@ class CausalLMPolicy(nn.Module):
         ids = torch.from_numpy(np.take_along_axis(tokens, columns, 1)).to(self._device)
         positions, mask = cache.place(rows, torch.from_numpy(first).to(self._device), width, self._dtype)
         keep = width - int(new.min()) + 1
-        logits, hidden = self._forward(ids, keep, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True)
+        logits, hidden = self.forward_tokens(ids, keep, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True)
         last = torch.from_numpy(new - 1 - (width - keep)).to(self._device)
         at = torch.arange(len(last), device=self._device)
-        return logits[at, last], self._values(hidden[at, last])
+        return logits[at, last], self.values_of(hidden[at, last])
 
     # -- evaluating -----------------------------------------------------------------------------------------------------
 
@@ -195,24 +195,12 @@ class CausalLMPolicy(nn.Module):
         The entropy of a chunk is the sum of those of the distributions that its counted tokens were drawn from: its mean over chunks is theirs.
         """
         self.check_width(observations.shape[-1])
-        prefixes = observations.cpu().numpy()
-        chunks, room = actions.cpu().numpy().reshape(*prefixes.shape[:2], self.chunk), room_left(prefixes, self.vocab_size)
-        counted = counted_tokens(chunks, room, self._stops)
-        longer = grown(prefixes, chunks, counted, room)
-        last, segment = segments(prefixes, self.vocab_size, longer)
-        lengths = (prefixes != self.vocab_size).sum(-1)  # [T, B]
-        tokens, _ = compact(longer.reshape(-1, prefixes.shape[-1])[last], self.vocab_size)
-        keep = tokens.shape[1] - int(lengths.min()) + 1
-        logits, hidden = self._forward(torch.from_numpy(tokens).to(self._device), keep)
-        t, b, j = np.nonzero(counted)  # [M] each
-        ends = lengths - 1 - (tokens.shape[1] - keep)  # [T, B] the kept position where a prefix ends
-        at, where, step = (torch.from_numpy(index).to(self._device) for index in (segment[t, b], ends[t, b] + j, t * prefixes.shape[1] + b))
-        masks = None if action_masks is None else action_masks.reshape(*chunks.shape, -1)[t, b, j]
-        log_probs = log_distribution(logits[at, where], masks, temperature)  # [M, V]
-        chosen = torch.from_numpy(chunks[t, b, j]).to(self._device)
-        sums = [values.new_zeros(lengths.size).index_add(0, step, values).view(lengths.shape) for values in (picked(log_probs, chosen), entropy_of(log_probs))]
-        values = self._values(hidden[torch.from_numpy(segment).to(self._device), torch.from_numpy(ends).to(self._device)])
-        return Evaluated(sums[0], values, sums[1])
+        return evaluate_segments(self, observations.cpu().numpy(), actions.cpu().numpy(), action_masks, temperature)
+
+    def distributions(self, observations: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None) -> Tensor:
+        """Return the log-probabilities [T, B, V] of all next tokens after prefixes [T, B, L]; raises `ValueError` where actions are chunks."""
+        self.check_width(observations.shape[-1])
+        return segment_distributions(self, observations.cpu().numpy(), action_masks, temperature)
 
     @torch.no_grad()
     def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:
@@ -221,7 +209,7 @@ class CausalLMPolicy(nn.Module):
 
     def next_token_logits(self, tokens: Tensor) -> Tensor:
         """Return logits [B, W, V] of right-padded token sequences [B, W], with gradients where they are enabled."""
-        return self._forward(tokens.to(self._device), tokens.shape[1])[0]
+        return self.forward_tokens(tokens.to(self._device), tokens.shape[1])[0]
 
     def predict(
         self, obs: NDArray[Any], state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
@@ -246,12 +234,12 @@ class CausalLMPolicy(nn.Module):
         if isinstance(limit, int) and width > limit:
             raise ValueError(f"Observations hold up to {width} tokens, the model knows {limit} positions: use a shorter budget or a longer model.")
 
-    def _forward(self, ids: Tensor, keep: int, **inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward_tokens(self, ids: Tensor, keep: int, **inputs: Any) -> tuple[Tensor, Tensor]:
         """Return logits [B, K, V] and hidden states [B, K, H] of the last `keep` positions.
 
         Right-padded ids need no mask: under causal attention no token looks at what stands to its right.
         """
-        logits = self.model(input_ids=ids, logits_to_keep=keep, **({"use_cache": False} | inputs)).logits
+        logits = self.model(input_ids=ids.to(self._device), logits_to_keep=keep, **({"use_cache": False} | inputs)).logits
         if self._head_input is None:
             raise TypeError(f"{type(self.model).__name__} did not call its output embeddings; a causal language model is needed.")
         hidden, self._head_input = self._head_input, None
@@ -259,11 +247,12 @@ class CausalLMPolicy(nn.Module):
 
     def _last(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         keep = tokens.shape[1] - int(lengths.min()) + 1
-        logits, hidden = self._forward(torch.from_numpy(tokens).to(self._device), keep)
+        logits, hidden = self.forward_tokens(torch.from_numpy(tokens).to(self._device), keep)
         at, last = torch.arange(len(tokens), device=self._device), torch.from_numpy(lengths - 1 - (tokens.shape[1] - keep)).to(self._device)
-        return logits[at, last], self._values(hidden[at, last])
+        return logits[at, last], self.values_of(hidden[at, last])
 
-    def _values(self, hidden: Tensor) -> Tensor:
+    def values_of(self, hidden: Tensor) -> Tensor:
+        """Return values [...] of hidden states [..., H]."""
         return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
 
     # -- files ----------------------------------------------------------------------------------------------------------
@@ -271,7 +260,7 @@ class CausalLMPolicy(nn.Module):
     def save(self, folder: Path | str) -> None:
         """Write the model in `save_pretrained` layout (safetensors) and the value head beside it."""
         folder = Path(folder)
-        with _no_bars():
+        with no_bars():
             self.model.save_pretrained(folder)  # type: ignore[operator]
         metadata = {"vocab_size": str(self.vocab_size)}
         save_file({name: t.contiguous() for name, t in self.value_head.state_dict().items()}, str(Path(folder) / VALUE_HEAD), metadata)
@@ -304,49 +293,5 @@ def small_gpt2(
 
     `eos_id` is written into the model's configuration, where `generate` of `transformers` looks for it, and stops a chunk.
     """
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=num_positions,
-        n_embd=width,
-        n_layer=layers,
-        n_head=heads,
-        activation_function="gelu_pytorch_tanh",  # GPT-2's own formula in one kernel: 1.4 times faster to train at this size
-        initializer_range=0.08,  # GPT-2's 0.02 is meant for a width of 768
-        bos_token_id=eos_id,
-        eos_token_id=eos_id,
-    )
-    with seeded(seed):
-        return CausalLMPolicy(GPT2LMHeadModel(config), vocab_size, chunk=chunk, stop_ids=() if eos_id is None else (eos_id,))
-
-
-def load_model(folder: Path | str) -> nn.Module:
-    """Return the causal language model in a local folder; nothing is ever fetched."""
-    from transformers import AutoModelForCausalLM
-
-    if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json: give a folder written by save_pretrained (nothing is fetched from a hub).")
-    with _no_bars():
-        found, report = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{folder} holds no {', '.join(missing[:3])} ({len(missing)} missing): it was not saved from a causal language model, and those weights would be "
-            "random. Give the folder of one."
-        )
-    model: nn.Module = found
-    return model
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep the library's progress bars for weights, which break into ours, off the screen."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    model = new_gpt2(vocab_size, num_positions, eos_id=eos_id, width=width, layers=layers, heads=heads, seed=seed)
+    return CausalLMPolicy(model, vocab_size, chunk=chunk, stop_ids=() if eos_id is None else (eos_id,))

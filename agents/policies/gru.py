@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, to_float64
+from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, log_distribution, to_float64
 from .mlp import tanh_network
 
 
@@ -64,10 +64,12 @@ class GRUPolicy(nn.Module):
         self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None
     ) -> Evaluated:
         """Return log-probabilities, values and entropies [T, B], going through the steps once more from where they began."""
-        if memory is None:
-            raise ValueError("A recurrent policy must know what it remembered before the first step: pass memory=, from rollout.memory and rollout.starts.")
         remembered = self._remembered(observations, memory)
         return evaluated(self.actor(remembered), self.critic(remembered)[..., 0], actions, action_masks, temperature)
+
+    def distributions(self, observations: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None) -> Tensor:
+        """Return the log-probabilities [T, B, A] of all actions, going through the steps as `evaluate` does."""
+        return log_distribution(self.actor(self._remembered(observations, memory)), action_masks, temperature)
 
     @torch.no_grad()
     def value(self, observations: NDArray[Any], state: NDArray[Any] | None = None) -> NDArray[np.float64]:
@@ -86,8 +88,10 @@ class GRUPolicy(nn.Module):
     def _weight(self) -> Tensor:
         return self.cell.weight_hh
 
-    def _remembered(self, observations: Tensor, memory: Memory) -> Tensor:
+    def _remembered(self, observations: Tensor, memory: Memory | None) -> Tensor:
         """Return the hidden vector [T, B, H] after each observation [T, B, *]."""
+        if memory is None:
+            raise ValueError("A recurrent policy must know what it remembered before the first step: pass memory=, from rollout.memory and rollout.starts.")
         seen = self.encoder(observations.to(self._weight.device, self._weight.dtype).flatten(2))
         state, forget = memory.state.to(seen), memory.starts.to(seen.device)
         states: list[Tensor] = []

@@ -114,6 +114,11 @@ class BareBase:
         with self._bare():
             return self.policy.evaluate(observations, actions, action_masks, temperature, memory)
 
+    def distributions(self, observations: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None) -> Tensor:
+        """Return the log-probabilities [T, B, V] of all tokens under the base, of which nothing has a gradient."""
+        with self._bare():
+            return self.policy.distributions(observations, action_masks, temperature, memory)
+
     def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:
         """Return V [B] of the base."""
         with self._bare():

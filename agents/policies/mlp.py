@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, to_float64
+from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, log_distribution, to_float64
 
 
 class MLPPolicy(nn.Module):
@@ -63,6 +63,10 @@ class MLPPolicy(nn.Module):
         """Return log-probabilities, values and entropies [T, B]."""
         features = self._features(observations, 2)
         return evaluated(self.actor(features), self.critic(features)[..., 0], actions, action_masks, temperature)
+
+    def distributions(self, observations: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None) -> Tensor:
+        """Return the log-probabilities [T, B, A] of all actions, with gradients where they are enabled."""
+        return log_distribution(self.actor(self._features(observations, 2)), action_masks, temperature)
 
     @torch.no_grad()
     def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:

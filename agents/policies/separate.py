@@ -69,11 +69,15 @@ class SeparateCritic(nn.Module):
         self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None
     ) -> Evaluated:
         """Return the actor's log-probabilities and entropies and the critic's values [T, B]."""
-        states = self._apart(None if memory is None else memory.state)
-        remembered = [None if memory is None or state is None else Memory(state, memory.starts) for state in states]
+        remembered = self._memories(memory)
         ours = self.actor.evaluate(observations, actions, action_masks, temperature, remembered[0])
         judged = self.critic.evaluate(observations, actions[..., 0] if self.chunk > 1 else actions, memory=remembered[1])
         return Evaluated(ours.log_probs, judged.values, ours.entropy)
+
+    def distributions(self, observations: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None) -> Tensor:
+        """Return the log-probabilities [T, B, A] of all actions of the actor."""
+        log_probs: Tensor = self.actor.distributions(observations, action_masks, temperature, self._memories(memory)[0])
+        return log_probs
 
     def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:
         """Return the critic's V [B]."""
@@ -86,6 +90,11 @@ class SeparateCritic(nn.Module):
         """Return the actor's most likely action of each row, as other libraries' evaluators ask for it; `deterministic` must be True."""
         actions, after = self.actor.predict(obs, self._apart(state).actor, episode_start, deterministic)
         return actions, _joined(after, None)
+
+    def _memories(self, memory: Memory | None) -> list[Memory | None]:
+        """Return what the actor remembered and what the critic did; None where that is nothing."""
+        states = self._apart(None if memory is None else memory.state)
+        return [None if memory is None or state is None else Memory(state, memory.starts) for state in states]
 
     def _apart(self, state: Any) -> States:
         """Return both parts of a state; None where one of two recurrent policies' rows [.., H] are nobody's."""

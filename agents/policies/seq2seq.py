@@ -20,8 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .causal_lm import VALUE_HEAD, _no_bars
-from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, to_float64, weights_version
+from .causal_lm import VALUE_HEAD
+from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, log_distribution, to_float64, weights_version
+from .local_models import no_bars
 from .prefixes import compact, segments
 from .seeding import seeded
 from .value_head import value_head_for
@@ -116,14 +117,22 @@ class Seq2SeqPolicy(nn.Module):
 
         One pass per episode segment: the last prefix of a segment holds all earlier ones, and all have its prompt.
         """
+        logits, values = self._after(observations)
+        return evaluated(logits, values, actions, action_masks, temperature)
+
+    def distributions(self, observations: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None) -> Tensor:
+        """Return the log-probabilities [T, B, V] of all tokens after prefixes [T, B, L], by segments as `evaluate` does."""
+        return log_distribution(self._after(observations)[0], action_masks, temperature)
+
+    def _after(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits [T, B, V] and values [T, B] after prefixes [T, B, L], by segments."""
         self.check_width(observations.shape[-1])
         prefixes, prompt = observations.cpu().numpy(), slice(self.prompt_tokens)
         marked = prefixes.copy()  # pads of the prompt count as known: steps with different prompts never continue one another
         marked[..., prompt] = np.where(prefixes[..., prompt] == self.vocab_size, self.vocab_size + 1, prefixes[..., prompt])
         last, segment = segments(marked, self.vocab_size)
         whole = prefixes.reshape(-1, prefixes.shape[-1])[last]  # [S, L]
-        logits, values = self._heads(*self._encode(whole[:, prompt]), whole, segment, self._ends(prefixes))
-        return evaluated(logits, values, actions, action_masks, temperature)
+        return self._heads(*self._encode(whole[:, prompt]), whole, segment, self._ends(prefixes))
 
     @torch.no_grad()
     def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:
@@ -209,7 +218,7 @@ class Seq2SeqPolicy(nn.Module):
 
     def save(self, folder: Path | str) -> None:
         """Write the model in `save_pretrained` layout (safetensors) and the value head beside it."""
-        with _no_bars():
+        with no_bars():
             self.model.save_pretrained(Path(folder))  # type: ignore[operator]
         metadata = {"vocab_size": str(self.vocab_size), "prompt_tokens": str(self.prompt_tokens)}
         save_file({name: t.contiguous() for name, t in self.value_head.state_dict().items()}, str(Path(folder) / VALUE_HEAD), metadata)
@@ -254,6 +263,6 @@ def _load_model(folder: Path | str) -> nn.Module:
 
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: give a folder written by save_pretrained (nothing is fetched from a hub).")
-    with _no_bars():
+    with no_bars():
         model: nn.Module = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True)
     return model

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, to_float64
+from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, log_distribution, to_float64
 
 
 class TabularPolicy(nn.Module):
@@ -61,6 +61,10 @@ class TabularPolicy(nn.Module):
     ) -> Evaluated:
         """Return log-probabilities, values and entropies [T, B]."""
         return evaluated(*self.forward(observations), actions, action_masks, temperature)
+
+    def distributions(self, observations: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None) -> Tensor:
+        """Return the log-probabilities [T, B, A] of all actions, with gradients where they are enabled."""
+        return log_distribution(self.forward(observations)[0], action_masks, temperature)
 
     @torch.no_grad()
     def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:

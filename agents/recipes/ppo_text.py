@@ -25,7 +25,8 @@ from ..advantages import estimate
 from ..files import new_folder, write_json
 from ..play import AnyVectorEnv, begin, collect
 from ..policies import CausalLMPolicy
-from ..policies.causal_lm import load_model, small_gpt2
+from ..policies.causal_lm import small_gpt2
+from ..policies.local_models import load_model
 from ..policies.seeding import seeded
 from ..providing import provided
 from ..report import SUPERVISED_PANELS, Sample, learning_curve, samples_markdown
