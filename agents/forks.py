@@ -12,7 +12,7 @@ import numpy as np
 from .advantages import MonteCarlo
 from .play import AnyVectorEnv, Position, collect
 from .policies import Policy
-from .rollout import BoolArray, FloatArray
+from .rollout import BoolArray, FloatArray, IntArray
 
 
 @runtime_checkable
@@ -21,6 +21,14 @@ class Forkable(Protocol):
 
     def fork(self, rows: Any, n: int, seed: int | None = None) -> AnyVectorEnv:
         """Return a new environment in which copy j of rows[i] is row i * n + j; an int seeds the copies afresh."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A policy whose state of play can be copied, so that forks need not read again what was read; `CausalLMPolicy` is one."""
+
+    def fork_state(self, state: Any, rows: IntArray) -> Any:
+        """Return a state for copies of `rows` [B] of the rows that `state` is of."""
 
 
 def forkable(env: AnyVectorEnv, policy: Policy, wanted_by: str) -> Forkable:
@@ -70,7 +78,8 @@ def continued(
     each = np.repeat(index, num)
     masks = None if position.action_masks is None else position.action_masks[each]
     ones, zeros = np.ones(len(each), np.bool_), np.zeros(len(each), np.bool_)
-    begun = Position(position.observations[each], ones, zeros, np.zeros(len(each)), np.zeros(len(each), np.int64), masks, policy.initial_state(len(each)))
+    state = policy.fork_state(position.policy_state, each) if isinstance(policy, Remembering) else policy.initial_state(len(each))
+    begun = Position(position.observations[each], ones, zeros, np.zeros(len(each)), np.zeros(len(each), np.int64), masks, state)
     rollout = collect(copies, policy, begun, generator, episodes_per_row=1, temperature=temperature).rollout
     found[index] = MonteCarlo(gamma, baseline="none")(rollout).value_targets[0].reshape(len(index), num).mean(axis=1)
     return found

@@ -6,20 +6,24 @@ Axis legend: T steps, N environments.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 
 from .advantages import running_mean
+from .exploration import Noisy, told_apart
 from .forks import continued, forkable
+from .masking import NLPO, Masked, masking_policy, masks_apart
 from .play import AnyVectorEnv, Measure, Played, Position, begin, collect
 from .policies import Policy
 from .prompting import Prompting, State
 from .providing import Provided
+from .replay import Experience
 from .rollout import BoolArray, FloatArray
 from .seeds import Generators, generator_state, generators, restore_generator
+from .timing import stage
 
 
 @runtime_checkable
@@ -45,6 +49,8 @@ class Learner:
     coefficients: dict[str, float] = field(default_factory=dict)  # what an algorithm adapts as it goes
     prompting: Prompting | None = None  # chooses the prompts; without it the environment does
     prompts: State = field(default_factory=dict)  # what `prompting` knows of them
+    experience: Experience = field(default_factory=Experience)  # what is kept of what was played
+    masked: Masked | None = None  # the policy under NLPO's mask, where it plays so
 
     @classmethod
     def start(
@@ -69,29 +75,51 @@ class Learner:
         With `prompting` each row plays one episode on the prompt chosen for it; the rollout then holds `groups`. What `fill` names is
         filled in: values measured by continuations, and baselines by a greedy episode from the same start or a running mean.
         """
+        noisy = Noisy.for_env(self.env, self.policy, fill.epsilon) if fill.epsilon else None
+        masked = None if self.masked is None else replace(self.masked, told=[])
+        actor = cast(Policy, noisy or masked or self.policy)
         if episodes_per_row is not None:
-            played = self._play_episodes(episodes_per_row, temperature, fill)
+            played = self._play_episodes(actor, episodes_per_row, temperature, fill)
         elif self.prompting is None:
             measured = self._measure(fill, temperature)
-            played = collect(self.env, self.policy, self.position, self.generators.policy, num_steps=num_steps, temperature=temperature, measured=measured)
+            played = collect(self.env, actor, self.position, self.generators.policy, num_steps=num_steps, temperature=temperature, measured=measured)
         else:
             raise ValueError("Prompts are chosen at a reset, and windows of steps have none: set episodes_per_row=1 for prompting.")
-        self.position = played.position
-        if fill.target_log_probs:
-            played = played._replace(rollout=played.rollout._replace(target_log_probs=played.rollout.log_probs))
-        return played
+        self.position, rollout = played.position, played.rollout
+        if masked is not None:
+            rollout = masks_apart(rollout, masked.told or [])
+        if noisy is not None:
+            return played._replace(rollout=told_apart(rollout, noisy, temperature))
+        return played._replace(rollout=rollout._replace(target_log_probs=rollout.log_probs) if fill.target_log_probs else rollout)
+
+    @property
+    def actor(self) -> Policy:
+        """Return who plays: the policy, under NLPO's mask if it has one. Play asks for no more of a policy than `Masked` has."""
+        return cast(Policy, self.masked or self.policy)
+
+    def follow(self, nlpo: NLPO | None, iteration: int) -> None:
+        """Let the policy act under the mask of a copy of itself, made anew in every `nlpo.every`-th iteration; None: without."""
+        if nlpo is not None and (self.masked is None or iteration % nlpo.every == 0):
+            self.masked = Masked(self.policy, masking_policy(self.policy), nlpo.top_p)
+
+    def step(self, max_grad_norm: float) -> torch.Tensor:
+        """Move the weights along the gradient that stands in them, cut to `max_grad_norm`; return how long it was."""
+        with stage("optimiser step"):
+            length: torch.Tensor = torch.nn.utils.clip_grad_norm_(list(self.policy.parameters()), max_grad_norm)
+            self.optimizer.step()
+        return length
 
     def _measure(self, fill: Provided, temperature: float) -> Measure | None:
         if not fill.vine:
             return None
-        env, generator = forkable(self.env, self.policy, "Vine"), self.generators.policy
+        env, generator, actor = forkable(self.env, self.policy, "Vine"), self.generators.policy, self.actor
 
         def measure(position: Position, rows: BoolArray) -> FloatArray:
-            return continued(env, self.policy, position, rows, generator, num=fill.vine, gamma=fill.gamma, temperature=temperature)
+            return continued(env, actor, position, rows, generator, num=fill.vine, gamma=fill.gamma, temperature=temperature)
 
         return measure
 
-    def _play_episodes(self, episodes_per_row: int, temperature: float, fill: Provided) -> Played:
+    def _play_episodes(self, actor: Policy, episodes_per_row: int, temperature: float, fill: Provided) -> Played:
         generator, measured = self.generators.policy, self._measure(fill, temperature)
         if self.prompting is None:
             prompts, position = None, begin(self.env, self.policy)
@@ -101,7 +129,7 @@ class Learner:
         else:
             raise ValueError(f"A prompt is chosen for the one episode that a row plays: set episodes_per_row=1 for prompting, not {episodes_per_row}.")
         greedy = self._greedy_returns(position, fill.gamma) if fill.baselines == "greedy" else None
-        played = collect(self.env, self.policy, position, generator, episodes_per_row=episodes_per_row, temperature=temperature, measured=measured)
+        played = collect(self.env, actor, position, generator, episodes_per_row=episodes_per_row, temperature=temperature, measured=measured)
         shape = played.rollout.valid.shape
         if prompts is not None:
             scores = scores_of(played)
@@ -116,7 +144,7 @@ class Learner:
     def _greedy_returns(self, position: Position, gamma: float) -> FloatArray:
         """Return what a greedy episode from each row's start earns [N], played on a copy whose chances are the row's own."""
         env, everyone = forkable(self.env, self.policy, "A greedy baseline"), np.ones(self.env.num_envs, np.bool_)
-        return continued(env, self.policy, position, everyone, self.generators.policy, num=1, gamma=gamma, temperature=0.0, fresh=False)
+        return continued(env, self.actor, position, everyone, self.generators.policy, num=1, gamma=gamma, temperature=0.0, fresh=False)
 
     def _running_mean(self, played: Played) -> float:
         """Return the running mean of the returns before this rollout (of the first rollout: 0), and let it move on."""
@@ -136,6 +164,8 @@ class Learner:
             "position": {name: value for name, value in where._asdict().items() if name != "policy_state" or isinstance(value, np.ndarray)},
             "coefficients": self.coefficients,
             "prompts": dict(self.prompts),
+            "experience": self.experience.get_state(),
+            "masked": None if self.masked is None else self.masked.get_state(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -149,6 +179,8 @@ class Learner:
             restore_generator(getattr(self.generators, name), value)
         self.coefficients = dict(state["coefficients"])
         self.prompts = dict(state.get("prompts", {}))
+        self.experience = Experience.from_state(state["experience"], self.env) if "experience" in state else Experience()
+        self.masked = Masked.from_state(state["masked"], self.policy) if state.get("masked") else None
         if state["environment"] is not None and isinstance(self.env, Resumable):
             self.env.set_state(state["environment"])
             fresh = {"policy_state": self.policy.initial_state(len(state["position"]["starts"]))}  # a cache; what a recurrent policy remembers was saved

@@ -15,8 +15,9 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from .policies import Memory, Policy
+from .policies import Acted, Memory, Policy
 from .rollout import BoolArray, FloatArray, IntArray, Rollout
+from .timing import stage
 
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 
@@ -112,24 +113,25 @@ def collect(
 ) -> Played:
     """Play `num_steps` steps a row, or exactly `episodes_per_row` whole episodes a row, from `position` on.
 
-    Windows cut episodes at their borders: they are for estimators that bootstrap. Whole episodes are for those that do
-    not; `position` must then be fresh (`begin`), and a row that has its quota goes on with `valid` false until all have.
-    With `measured`, `values` are what it says of each state that is acted on, not the policy's; an environment that truncates is then refused.
+    Windows cut episodes at their borders: they are for estimators that bootstrap. Whole episodes are for those that do not; `position` must then be
+    fresh (`begin`), and a row that has its quota goes on with `valid` false until all have. With `measured`, `values` are what it says of each
+    state that is acted on, not the policy's; an environment that truncates is then refused.
     """
     quota = _checked_quota(position, num_steps, episodes_per_row)
     num_rows = len(position.starts)
     memory = position.policy_state[None].copy() if isinstance(position.policy_state, np.ndarray) else None
     steps: list[dict[str, Any]] = []
+    ends: list[dict[str, FloatArray]] = []  # of each step: what was told of the episodes that ended
     last_values: list[FloatArray] = []
-    finished = np.zeros(num_rows, dtype=np.int64)
+    finished, episode_ids, nothing = np.zeros(num_rows, dtype=np.int64), np.arange(num_rows), np.zeros(num_rows)
     while len(steps) < num_steps if num_steps is not None else bool((finished < quota).any()):
         observations = np.array(position.observations)  # an environment may lend its own memory and write into it
-        acted = policy.act(observations, position.policy_state, position.starts, generator, _for_chunks(env, policy, position), temperature)
+        acted = _act(env, policy, position, observations, generator, temperature)
         valid = ~position.over & (finished < quota)
         values = acted.values if measured is None else measured(position, valid)  # before the step: the environment still stands there
-        move = _move(env, acted.actions, position.over)
+        move = _move(env, acted.actions, position.over, position.action_masks is not None)
         done = move.terminated | move.truncated
-        returns, lengths, ended = position.returns + move.rewards, position.lengths + ~position.over, done & valid
+        returns, lengths, ended, facts, last = position.returns + move.rewards, position.lengths + ~position.over, done & valid, {}, nothing
         steps.append(
             {
                 "observations": observations,
@@ -141,24 +143,48 @@ def collect(
                 "truncated": move.truncated & valid,
                 "starts": position.starts,
                 "valid": valid,
-                "episode_ids": np.arange(num_rows) + num_rows * finished,
+                "episode_ids": episode_ids,
                 "_masks": position.action_masks if acted.action_masks is None else acted.action_masks,
-                "_ends": _end_facts(ended, returns, lengths, move.end_info),
             }
         )
-        cut = move.truncated & ~move.terminated & valid  # only these bootstrap from a state that play itself never acts on
-        last_values.append(_values_at(policy, move.reached, _measurable(cut, measured), acted.state))
-        finished = finished + ended
-        returns, lengths = np.where(done, 0.0, returns), np.where(done, 0, lengths)
+        if done.any():
+            facts = _end_facts(ended, returns, lengths, move.end_info)
+            cut = move.truncated & ~move.terminated & valid  # only these bootstrap from a state that play itself never acts on
+            last = _values_at(policy, move.reached, _measurable(cut, measured), acted.state)
+            finished, episode_ids = finished + ended, episode_ids + num_rows * ended
+            returns, lengths = np.where(done, 0.0, returns), np.where(done, 0, lengths)
+        ends.append(facts)
+        last_values.append(last)
         position = Position(move.observations, move.starts, move.over, returns, lengths, move.action_masks, acted.state)
     open_rows = valid & ~ended
     after = _values_at(policy, position.observations, open_rows, position.policy_state) if measured is None else measured(position, open_rows)
-    ends = _stacked_ends([step.pop("_ends") for step in steps], num_rows)
+    _fill_values(policy, [] if measured else steps)
+    return Played(_stacked(steps, last_values, after, memory), position, _stacked_ends(ends, num_rows))
+
+
+def _stacked(steps: list[dict[str, Any]], last_values: list[FloatArray], after: FloatArray, memory: NDArray[Any] | None) -> Rollout:
+    """Return steps of N rows as a rollout; the values behind them are `last_values` where an episode was cut, and `after` [N] behind the last step."""
     masks = _stacked_masks([step.pop("_masks") for step in steps])
     fields: dict[str, Any] = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
     alive = ~(fields["terminated"] | fields["truncated"])
     next_values = np.where(alive, np.concatenate([fields["values"][1:], after[None]]), np.stack(last_values))
-    return Played(Rollout(**fields, next_values=next_values, action_masks=masks, memory=memory), position, ends)
+    return Rollout(**fields, next_values=next_values, action_masks=masks, memory=memory)
+
+
+def _fill_values(policy: Any, steps: list[dict[str, Any]], columns: int = 256) -> None:
+    """Put into each step what a policy whose values come later, text by text, says of its states, a few columns at a time."""
+    if not steps or not getattr(policy, "values_later", False):
+        return
+    observations = np.stack([step["observations"] for step in steps])
+    with stage("acting"), torch.no_grad():
+        values = [policy.evaluate_values(torch.from_numpy(observations[:, i : i + columns])) for i in range(0, observations.shape[1], columns)]
+    for step, row in zip(steps, np.concatenate([part.to("cpu", torch.float64).numpy() for part in values], axis=1), strict=True):
+        step["values"] = row
+
+
+def _act(env: AnyVectorEnv, policy: Policy, position: Position, observations: NDArray[Any], generator: np.random.Generator, temperature: float) -> Acted:
+    with stage("acting"):
+        return policy.act(observations, position.policy_state, position.starts, generator, _for_chunks(env, policy, position), temperature)
 
 
 def _measurable(cut: BoolArray, measured: Measure | None) -> BoolArray:
@@ -178,27 +204,30 @@ def _checked_quota(position: Position, num_steps: int | None, episodes_per_row: 
     return np.inf if episodes_per_row is None else episodes_per_row
 
 
-def _move(env: AnyVectorEnv, actions: NDArray[Any], over: BoolArray) -> Move:
-    observations, rewards, terminated, truncated, infos = env.step(actions)
+def _move(env: AnyVectorEnv, actions: NDArray[Any], over: BoolArray, masked: bool) -> Move:
+    """Step the environment; only one that was `masked` before is asked for masks that its info does not tell."""
+    with stage("environment and scorer"):
+        observations, rewards, terminated, truncated, infos = env.step(actions)
     done = terminated | truncated
     mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
     rewards = np.array(rewards, dtype=np.float64)
     if mode is AutoresetMode.NEXT_STEP:
-        return Move(observations, observations, rewards, terminated, truncated, over, done, _masks(env, infos, done), infos)
+        return Move(observations, observations, rewards, terminated, truncated, over, done, _masks(env, infos, done, masked), infos)
     nobody = np.zeros_like(done)
     if not done.any():
-        return Move(observations, observations, rewards, terminated, truncated, nobody, nobody, _masks(env, infos, nobody), {})
+        return Move(observations, observations, rewards, terminated, truncated, nobody, nobody, _masks(env, infos, nobody, masked), {})
     reached = observations.copy()
     if mode is AutoresetMode.SAME_STEP:
         for row in np.flatnonzero(done):
             reached[row] = infos["final_obs"][row]
-        return Move(observations, reached, rewards, terminated, truncated, done, nobody, _masks(env, infos, nobody), infos.get("final_info", {}))
+        return Move(observations, reached, rewards, terminated, truncated, done, nobody, _masks(env, infos, nobody, masked), infos.get("final_info", {}))
     after, reset_infos = env.reset(options={"reset_mask": done})
-    told = [masks for masks in (_masks(env, infos, done), _masks(env, reset_infos, ~done)) if masks is not None]  # each is all True in the other's rows
+    both = _masks(env, infos, done, masked), _masks(env, reset_infos, ~done, masked)  # each is all True in the other's rows
+    told = [masks for masks in both if masks is not None]
     return Move(after, reached, rewards, terminated, truncated, done, nobody, np.logical_and.reduce(told) if told else None, infos)
 
 
-def _masks(env: AnyVectorEnv, infos: Mapping[str, Any], idle: BoolArray) -> BoolArray | None:
+def _masks(env: AnyVectorEnv, infos: Mapping[str, Any], idle: BoolArray, ask: bool = True) -> BoolArray | None:
     """Return the action masks [N, A] of an info, or of the environment if it tells them on request only (`info_mask=False`); None if nothing is forbidden.
 
     They are all True on rows that were told none, or whose next action is ignored.
@@ -206,6 +235,8 @@ def _masks(env: AnyVectorEnv, infos: Mapping[str, Any], idle: BoolArray) -> Bool
     if "action_mask" in infos:
         masks = np.array(infos["action_mask"], dtype=np.bool_)
         masks[~infos.get("_action_mask", np.ones_like(idle))] = True
+    elif not ask:
+        return None
     else:
         try:
             masks = np.array(_asked(env)())
@@ -241,8 +272,16 @@ def _stacked_masks(masks: list[BoolArray | None]) -> BoolArray | None:
 def _values_at(policy: Policy, observations: NDArray[Any], where: BoolArray, state: Any) -> FloatArray:
     values = np.zeros(len(where))
     if where.any():
-        values[where] = policy.value(observations[where], state[where] if isinstance(state, np.ndarray) else None)
+        with stage("acting"):
+            values[where] = policy.value(observations[where], _of_rows(state, where))
     return values
+
+
+def _of_rows(state: Any, rows: BoolArray) -> Any:
+    """Return what the policy remembers of some rows, where its state can be taken apart."""
+    if isinstance(state, np.ndarray):
+        return state[rows]
+    return state.of_rows(rows) if hasattr(state, "of_rows") else None
 
 
 def _end_facts(ended: BoolArray, returns: FloatArray, lengths: IntArray, infos: Mapping[str, Any]) -> dict[str, FloatArray]:

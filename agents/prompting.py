@@ -131,7 +131,8 @@ class Curriculum:
     `every` batches. With a threshold the next stage waits until the mean score of such a stretch reaches it; a stretch that does not is repeated.
     """
 
-    difficulty: Sequence[float] | Callable[[int], float] = field(repr=False)  # of each prompt [M], or of the prompt of an index; equal: by index
+    # Of each prompt [M], or of the prompt of an index; equal ones: by index. None: a job on text takes the prompts' lengths.
+    difficulty: Sequence[float] | Callable[[int], float] | None = field(default=None, repr=False)
     first_share: float = 0.1
     growth: float = 1.5
     every: int = 10  # batches
@@ -144,6 +145,8 @@ class Curriculum:
     def start(self, num_prompts: int) -> State:
         """Return the prompts from easy to hard [M], the stage (), and of the present stretch: its batches (), episodes () and sum of scores ()."""
         m = _checked_number(num_prompts)
+        if self.difficulty is None:
+            raise ValueError("Curriculum needs to know what is difficult: give difficulty=, a number for each prompt or a function of its index.")
         given = [self.difficulty(i) for i in range(m)] if callable(self.difficulty) else self.difficulty
         difficulty = np.asarray(given, dtype=np.float64)
         if difficulty.shape != (num_prompts,) or not np.isfinite(difficulty).all():

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, get_args
 
-from .advantages import Advantage, needs
+from .advantages import needs
 from .forks import forkable
+from .off_policy import OffPolicy, check_exploring, check_off_policy
 from .play import AnyVectorEnv
 from .policies import Policy
 from .prompting import Groups, Prompting
@@ -23,19 +24,12 @@ class Provided(NamedTuple):
     gamma: float = 1.0  # the estimator's discount
     vine: int = 0  # K continuations of every prefix, in place of the critic's values; 0: the critic's
     baselines: BaselineSource | None = None  # who fills `rollout.baselines`
-    target_log_probs: bool = False  # what was just played was played by the present policy: its ratios are 1
+    target_log_probs: bool = False  # what the present policy alone says of what was just played; without noise its ratios are 1
+    epsilon: float = 0.0  # share of the actions that are drawn evenly
 
 
-class Judging(Protocol):
+class Judging(OffPolicy, Protocol):
     """The choices of an algorithm that say how actions are judged."""
-
-    @property
-    def advantage(self) -> Advantage:
-        """Return the estimator."""
-
-    @property
-    def episodes_per_row(self) -> int | None:
-        """Return how many whole episodes a row plays; None: windows."""
 
     @property
     def vf_coef(self) -> float:
@@ -75,11 +69,13 @@ def provided(config: Judging, env: AnyVectorEnv, policy: Policy, prompting: Prom
         forkable(env, policy, name)
     if wanted.needs_forks and config.vine_samples < 1:
         raise ValueError(f"{name} measures what prefixes are worth: set vine_samples to 1 or more continuations.")
+    check_off_policy(config, env, policy)
     return Provided(
         gamma=float(getattr(config.advantage, "gamma", 1.0)),
         vine=config.vine_samples if wanted.needs_forks else 0,
         baselines=("greedy" if greedy else "running_mean") if wanted.needs_baselines else None,
         target_log_probs=wanted.needs_target_log_probs,
+        epsilon=config.epsilon,
     )
 
 
@@ -112,7 +108,11 @@ def planned(config: Budget, env: AnyVectorEnv) -> Planned:
     return Planned(steps, max(1, config.total_timesteps // steps))
 
 
-def check_numbers(config: Budget, at_least_one: Sequence[str] = ()) -> None:
+class Numbers(Budget, OffPolicy, Protocol):
+    """The choices of an algorithm that every algorithm has."""
+
+
+def check_numbers(config: Numbers, at_least_one: Sequence[str] = ()) -> None:
     """Raise `ValueError` naming the first number that every algorithm has, or that `at_least_one` names, which is too small."""
     for name in ("total_timesteps", "num_steps", *at_least_one):
         if getattr(config, name) < 1:
@@ -122,3 +122,4 @@ def check_numbers(config: Budget, at_least_one: Sequence[str] = ()) -> None:
     for name in ("learning_rate", "max_grad_norm", "temperature"):
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
+    check_exploring(config)

@@ -37,6 +37,7 @@ class Rollout(NamedTuple):
     memory: NDArray[Any] | None = None  # [1, N, H] what a recurrent policy remembered before step 0
     target_log_probs: FloatArray | None = None  # [T, N] the same actions under the present policy, where an older one played
     action_values: FloatArray | None = None  # [T, N] Q(observations, actions) of the present policy
+    own_masks: BoolArray | None = None  # [T, N, A] what the policy allowed itself of that, where it played under a mask of its own
 
     def require(self, field: str) -> NDArray[Any]:
         """Return the named field; raises `ValueError` that names it if it was not collected."""
@@ -56,7 +57,7 @@ class Batch(NamedTuple):
 
     observations: NDArray[Any]  # [T, B, *]
     actions: NDArray[Any]  # [T, B, *]
-    log_probs: FloatArray  # [T, B] when they were played
+    log_probs: FloatArray  # [T, B] before the first optimiser step: where the policy that learns did not play alone, its own (`target_log_probs`)
     values: FloatArray  # [T, B]
     advantages: FloatArray  # [T, B]
     value_targets: FloatArray  # [T, B]
@@ -77,13 +78,13 @@ def minibatches(
     whole = Batch(
         observations=rollout.observations,
         actions=rollout.actions,
-        log_probs=rollout.log_probs,
+        log_probs=rollout.log_probs if rollout.target_log_probs is None else rollout.target_log_probs,
         values=rollout.values,
         advantages=advantages,
         value_targets=value_targets,
         valid=rollout.valid,
         starts=rollout.starts,
-        action_masks=rollout.action_masks,
+        action_masks=rollout.action_masks if rollout.own_masks is None else rollout.own_masks,
         memory=rollout.memory,
         ref_log_probs=rollout.ref_log_probs,
     )

@@ -33,8 +33,8 @@ from agents.files import write_json
 from agents.kl import FixedKL
 from agents.policies import CausalLMPolicy, small_gpt2
 from agents.recipes import Text
+from agents.recipes.job import frozen_copy
 from agents.recipes.material import gather
-from agents.recipes.ppo_text import frozen_copy
 
 from .credit_gradients import ESTIMATORS, LEVELS, Quality, estimates, exact, half_trained, quality
 from .machine import describe, print_table

@@ -1,7 +1,7 @@
-"""The default text task over several seeds, or SST-2: `python -m benchmarks.text --seeds 5`, `python -m benchmarks.text --sst2 FOLDER`.
+"""The default text task over several seeds, or SST-2: `python -m benchmarks.text --seeds 5`, `--algorithm a2c`, `--sst2 FOLDER`.
 
-Every seed is the whole job of `python -m agents ppo` (warm-up, PPO, held-out samples) in a folder that is thrown away, and every
-figure is held against its bar.
+Every seed is the whole job of `python -m agents ppo`, a2c or policy_gradient (warm-up, learning, held-out samples) in a folder that is
+thrown away, and every figure is held against its bar.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tyro
 
 from agents import ppo, sft
 from agents.files import write_json
 from agents.kl import FixedKL
-from agents.recipes import Model, Outcome, PPOText, Text, train
+from agents.recipes import Job, Model, Outcome, PPOText, Text, TextJob, train
+from agents.recipes.choices import COMMANDS
 
 from .machine import describe, print_table
 
@@ -63,10 +64,12 @@ SST2_BARS = (
 class Choices:
     """Run a text task over several seeds and hold its figures against their bars."""
 
+    algorithm: Literal["ppo", "a2c", "policy_gradient"] = "ppo"
+    """Who learns the film reviews, with its defaults; the bars are PPO's."""
     seeds: int = 5
     """How many seeds, from 0 on."""
     sst2: Path | None = None
-    """Folder with SST-2's train.tsv and dev.tsv; without it, the embedded film reviews."""
+    """Folder with SST-2's train.tsv and dev.tsv, which PPO learns; without it, the embedded film reviews."""
     short: bool = False
     """A third of the steps: a smoke test that need not meet the bars."""
     json: Path | None = None
@@ -76,22 +79,26 @@ class Choices:
 def sst2_job(folder: Path) -> PPOText:
     """Return the job of the README's SST-2 command."""
     text = Text(data=folder / "train.tsv", heldout=folder / "dev.tsv", text_column="0", label_column="1")
-    return PPOText(text=text, model=Model(width=128), warmup=sft.Config(num_updates=1500), ppo=ppo.Config(total_timesteps=200_000, kl=FixedKL(0.03)))
+    job = Job(text=text, model=Model(width=128), warmup=sft.Config(num_updates=1500))
+    return PPOText(job, ppo.Config(total_timesteps=200_000, kl=FixedKL(0.03)))
 
 
-def shortened(job: PPOText) -> PPOText:
+def shortened(choice: TextJob) -> TextJob:
     """Return the same job with a third of its updates and steps."""
-    warmup = replace(job.warmup, num_updates=job.warmup.num_updates // 3)
-    return replace(job, warmup=warmup, ppo=replace(job.ppo, total_timesteps=job.ppo.total_timesteps // 3))
+    warmup = replace(choice.job.warmup, num_updates=choice.job.warmup.num_updates // 3)
+    algorithm: Any = replace(choice.algorithm, total_timesteps=choice.algorithm.total_timesteps // 3)
+    return replace(choice, job=replace(choice.job, warmup=warmup), algorithm=algorithm)
 
 
 def run_seeds(choices: Choices) -> list[Outcome]:
     """Return the outcome of each seed."""
-    job = PPOText() if choices.sst2 is None else sst2_job(choices.sst2)
+    if choices.sst2 is not None and choices.algorithm != "ppo":
+        raise SystemExit("--sst2 is a task of PPO's: leave out --algorithm.")
+    choice: TextJob = COMMANDS[choices.algorithm][0]() if choices.sst2 is None else sst2_job(choices.sst2)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(choices.seeds):
-            one = replace(job, seed=seed, quiet=True, folder=Path(folder) / str(seed))
+            one = replace(choice, job=replace(choice.job, seed=seed, quiet=True, folder=Path(folder) / str(seed)))
             outcome = train(shortened(one) if choices.short else one)
             if outcome is None or outcome.after is None:
                 raise KeyboardInterrupt
@@ -110,7 +117,9 @@ def main(choices: Choices) -> int:
         rows.append({"figure": bar.name, "bar": bar.text, "seeds": figures, "met": sum(map(bar.holds, figures))})
     columns = ("figure", "bar", *(f"seed {seed}" for seed in range(choices.seeds)), "met")
     cells = [(row["figure"], row["bar"], *(f"{x:.3g}" for x in row["seeds"]), f"{row['met']} of {choices.seeds}") for row in rows]
-    print_table(f"{'film reviews' if choices.sst2 is None else 'SST-2'}, held-out samples; {describe('torch', 'transformers')}", columns, cells)
+    print_table(
+        f"{choices.algorithm}, {'film reviews' if choices.sst2 is None else 'SST-2'}, held-out samples; {describe('torch', 'transformers')}", columns, cells
+    )
     if choices.json is not None:
         write_json(choices.json, {"machine": describe("torch", "transformers"), "rows": rows})
     return 0 if all(row["met"] == choices.seeds for row in rows) else 1

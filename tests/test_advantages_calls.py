@@ -58,6 +58,16 @@ def test_estimate_takes_any_callable_and_masks():
     assert result.advantages.ravel().tolist() == [1, 2, 0]
 
 
+def test_what_is_not_finite_is_found_beside_zeros_and_what_is_large_is_not_it():
+    rollout = make_rollout(R, V, V_NEXT)
+    huge, zeros = 1e200 * R, np.zeros(R.shape)
+    assert estimate(lambda _: (huge, huge), rollout).advantages is huge  # whose product would overflow
+    for bad in (np.inf, -np.inf, NAN):
+        for pair in ((column(0, bad, 0), zeros), (zeros, column(0, bad, 0))):
+            with pytest.raises(ValueError, match=f"are {bad} at step 1, row 0"):
+                estimate(lambda _, pair=pair: pair, rollout)
+
+
 def test_a_nan_is_reported_where_it_began():
     with pytest.raises(ValueError, match="nan at step 2, row 0"):
         estimate(GAE(), make_rollout(column(1, 2, NAN), V, V_NEXT))

@@ -46,9 +46,10 @@ MAY_IMPORT_TEXTGYM = {"__main__", "adapters", "report", "recipes"}
 AGENTS: dict[str, set[str]] = {
     "rollout": set(),
     "choices": set(),
+    "timing": set(),
     "losses": set(),
     "kl": {"rollout", "choices"},
-    "prompting": {"rollout", "choices"},
+    "prompting": {"rollout"},
     "conformance": set(),  # it judges strangers, by arithmetic of its own
     "advantages": {"rollout", "choices"},
 }

@@ -30,8 +30,8 @@ from transformers import (
 )
 
 from agents.play import begin, collect, evaluate
-from agents.policies import CausalLMPolicy, MLPPolicy, causal_lm, seeded
-from agents.policies.common import entropy_of, log_distribution, picked, sample
+from agents.policies import CausalLMPolicy, MLPPolicy, seeded
+from agents.policies.common import BLOCK, WeightsWatch, acted, entropy_of, log_distribution, picked, sample
 from agents.policies.prefixes import compact, segments
 from agents.rollout import Rollout
 from textgym import GymEnv, GymVectorEnv
@@ -150,7 +150,7 @@ def test_the_version_number_is_what_keeps_stale_caches_out(mode: AutoresetMode, 
         return ratio_error(policy, collect(env, policy, position, generator, num_steps=2).rollout)
 
     assert error_after_a_change() < 1e-9
-    monkeypatch.setattr(causal_lm, "weights_version", lambda module: ())
+    monkeypatch.setattr(WeightsWatch, "__call__", lambda watch: ())
     assert error_after_a_change() > 0.01, "this test does not test what it says"
 
 
@@ -230,15 +230,15 @@ def plain_logits(model: nn.Module, observations: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("told", [True, False], ids=["starts told", "lent memory, starts not told"])
+@pytest.mark.parametrize("lent", [False, True], ids=["fresh", "lent memory"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_logits_by_slots_are_those_of_the_plain_forward(kind: str, told: bool, dtype: torch.dtype) -> None:
+def test_logits_by_slots_are_those_of_the_plain_forward(kind: str, lent: bool, dtype: torch.dtype) -> None:
     width = 9
     policy, prefixes, state = language_model(kind, positions=width, dtype=dtype), Prefixes(6, width, seed=1), None
     for step in range(80):
-        observations, starts = prefixes.step()
+        observations, _ = prefixes.step()
         with torch.no_grad():
-            logits, _, state = policy._step(*((observations, state, starts) if told else (prefixes.tokens, state, np.zeros_like(starts))))
+            logits, _, state = policy._step(prefixes.tokens if lent else observations, state)
         plain = plain_logits(policy.model, observations)
         limit = 1e-9 if dtype == torch.float64 else 2e-6 * max(1.0, np.abs(plain).max())
         assert np.abs(logits.numpy() - plain).max() < limit, f"step {step}"
@@ -253,7 +253,7 @@ def test_pads_beyond_the_end_of_a_full_slot_fall_into_the_spare_column() -> None
     state = None
     for observations in (first, second):
         with torch.no_grad():
-            logits, _, state = policy._step(observations, state, np.zeros(2, np.bool_))
+            logits, _, state = policy._step(observations, state)
         np.testing.assert_allclose(logits.numpy(), plain_logits(policy.model, observations), atol=1e-9)
 
 
@@ -438,37 +438,49 @@ class TestSampling:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
     def test_frequencies_are_the_probabilities(self, dtype: torch.dtype) -> None:
         logits = torch.tensor([0.0, -1.0, -torch.inf, 2.0, 1.0, -torch.inf, 0.5, -3.0], dtype=dtype)
-        log_probs = log_distribution(logits.expand(40_000, -1), None, 0.8)
-        assert log_probs.dtype == torch.promote_types(dtype, torch.float32)
-        counts = np.bincount(sample(log_probs, np.random.default_rng(0)).numpy(), minlength=8)
+        drawn = acted(logits.expand(40_000, -1), torch.zeros(40_000), None, np.random.default_rng(0), None, 0.8)
+        counts = np.bincount(drawn.actions, minlength=8)
         expected = torch.softmax(logits.double() / 0.8, -1).numpy() * 40_000
         possible = expected > 0
         assert counts[~possible].sum() == 0
         chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
         assert chi_square < 20.5, "0.1 % point of 5 degrees of freedom"
+        np.testing.assert_allclose(drawn.log_probs, log_distribution(logits, None, 0.8).double().numpy()[drawn.actions], rtol=0, atol=1e-6)
 
     def test_half_precision_over_a_large_vocabulary(self) -> None:
         """A cumulative sum in bfloat16 stands still from 1/2 on; ids near the end would never be drawn."""
-        log_probs = log_distribution(torch.zeros(2_000, 5_000, dtype=torch.bfloat16), None, 1.0)
-        actions = sample(log_probs, np.random.default_rng(0)).double()
-        assert abs(float(actions.mean()) - 2499.5) < 5 * 1443 / 2_000**0.5
-        assert float(actions.max()) > 4_950
+        actions = acted(torch.zeros(2_000, 5_000, dtype=torch.bfloat16), torch.zeros(2_000), None, np.random.default_rng(0), None, 1.0).actions
+        assert abs(actions.mean() - 2499.5) < 5 * 1443 / 2_000**0.5
+        assert actions.max() > 4_950
+
+    @pytest.mark.parametrize("num", [8 * BLOCK + 1, 9 * BLOCK, 3_000])
+    def test_many_actions_are_searched_by_blocks(self, num: int) -> None:
+        """The action is the one that a plain search of the whole cumulative sum finds."""
+        generator = torch.Generator().manual_seed(0)
+        probabilities = torch.softmax(4 * torch.randn(2_000, num, generator=generator, dtype=torch.float64), -1)
+        probabilities[:, : BLOCK + 3] = 0.0
+        cumulative = probabilities.cumsum(-1)
+        number = torch.from_numpy(np.random.default_rng(5).random((2_000, 1)))
+        plain = torch.searchsorted(cumulative, number * cumulative[:, -1:], right=True)
+        assert torch.equal(sample(probabilities, np.random.default_rng(5)), plain)
+        assert int(plain.max()) > num - BLOCK, "the rest behind the last whole block was never drawn"
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
     @pytest.mark.parametrize("number", [0.0, 5e-324, 0.5, 1 - 2**-25, np.nextafter(1.0, 0.0)])
-    def test_a_masked_action_is_never_drawn(self, dtype: torch.dtype, number: float) -> None:
+    @pytest.mark.parametrize("num", [30, 9 * BLOCK + 7])
+    def test_a_masked_action_is_never_drawn(self, num: int, dtype: torch.dtype, number: float) -> None:
         generator = torch.Generator().manual_seed(0)
-        logits = 8 * torch.randn(500, 30, generator=generator, dtype=torch.float64).to(dtype)
-        masks = torch.rand(500, 30, generator=generator) < 0.2
-        masks[torch.arange(500), torch.randint(30, (500,), generator=generator)] = True
+        logits = 8 * torch.randn(500, num, generator=generator, dtype=torch.float64).to(dtype)
+        masks = torch.rand(500, num, generator=generator) < 0.2
+        masks[torch.arange(500), torch.randint(num, (500,), generator=generator)] = True
         masks[:250, :5], masks[250:, -5:] = False, False
         masks[:, 15] |= ~masks.any(-1)
-        log_probs = log_distribution(logits, masks, 1.0)
-        actions = sample(log_probs, Constant(number))
-        assert masks.gather(1, actions[:, None]).all()
-        assert torch.isfinite(picked(log_probs, actions)).all()
+        drawn = acted(logits, torch.zeros(500), None, Constant(number), masks.numpy(), 1.0)
+        assert masks.gather(1, torch.from_numpy(drawn.actions)[:, None]).all()
+        assert np.isfinite(drawn.log_probs).all()
         if number == 0.0:
-            assert torch.equal(actions, (log_probs.exp() > 0).int().argmax(-1)), "0 means the first action of positive probability"
+            possible = log_distribution(logits, masks, 1.0).exp() > 0
+            assert torch.equal(torch.from_numpy(drawn.actions), possible.int().argmax(-1)), "0 means the first action of positive probability"
 
     def test_masked_entropies_and_gradients_are_finite(self) -> None:
         logits = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""The whole job of `python -m agents ppo`: material, run folder, resume, errors, and the command line itself."""
+"""The whole jobs of `python -m agents ppo`, a2c and policy_gradient: material, run folder, resume, errors, and the command line itself."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agents import ppo, sft
-from agents.advantages import GAE, RLOO, MonteCarlo, NStep, Retrace, SelfCritical, Vine
+from agents import a2c, policy_gradient, ppo, sft
+from agents.__main__ import main
+from agents.advantages import GAE, GRPO, RLOO, MonteCarlo, NStep, Retrace, SelfCritical, Vine
 from agents.kl import AdaptiveKL, FixedKL
 from agents.policies import CausalLMPolicy, small_gpt2
-from agents.recipes import JobError, Model, PPOText, Text, train
+from agents.prompting import Curriculum, Groups, Priority
+from agents.recipes import A2CText, Job, JobError, Model, PolicyGradientText, PPOText, Text, TextJob, train
+from agents.recipes.algorithm import prompting_of
 from agents.recipes.choices import from_json, to_json
 from agents.recipes.material import gather
 from agents.recipes.measure import distinct_n
@@ -35,13 +38,21 @@ SUBJECTS, VERBS, VERDICTS = ("it", "this film", "the plot"), ("is", "was", "seem
 LABELLED = [f"{subject} {verb} {word} .\t{label}" for subject in SUBJECTS for verb in VERBS for word, label in VERDICTS]
 
 
-def tiny(folder: Path | None, **changes: object) -> PPOText:
+TINY_PPO = ppo.Config(total_timesteps=6 * 8 * 6, num_steps=6, kl=AdaptiveKL(0.05, target=1.0, horizon=20))
+TINY: dict[str, Any] = {
+    "ppo": TINY_PPO,
+    "a2c": a2c.Config(total_timesteps=6 * 8 * 6, num_steps=6, kl=FixedKL(0.1)),
+    "policy_gradient": policy_gradient.Config(total_timesteps=6 * 8 * 6, num_steps=6, kl=FixedKL(0.1), supervised_coef=0.5),
+}
+KINDS: dict[str, Any] = {"ppo": PPOText, "a2c": A2CText, "policy_gradient": PolicyGradientText}
+
+
+def tiny(folder: Path | None, kind: str = "ppo", algorithm: Any = None, **changes: Any) -> TextJob:
     """Return a job of a few seconds."""
-    job = PPOText(
+    job = Job(
         text=Text(max_new_tokens=6),
         model=Model(width=16, layers=1, heads=2),
         warmup=sft.Config(num_updates=4, batch_size=8, evaluate_every=2),
-        ppo=ppo.Config(total_timesteps=6 * 8 * 6, num_steps=6, kl=AdaptiveKL(0.05, target=1.0, horizon=20)),
         num_envs=8,
         num_eval=16,
         evaluate_every=2,
@@ -50,7 +61,8 @@ def tiny(folder: Path | None, **changes: object) -> PPOText:
         quiet=True,
         folder=folder,
     )
-    return replace(job, **changes)
+    choice: TextJob = KINDS[kind](replace(job, **changes), algorithm or TINY[kind])
+    return choice
 
 
 @pytest.fixture
@@ -65,8 +77,9 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
 
 
-def test_a_run_leaves_all_that_was_promised(tmp_path: Path) -> None:
-    outcome = train(tiny(tmp_path / "run"))
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_run_leaves_all_that_was_promised(tmp_path: Path, kind: str) -> None:
+    outcome = train(tiny(tmp_path / "run", kind))
     assert outcome is not None
     folder = tmp_path / "run"
     assert outcome.after is not None
@@ -79,7 +92,8 @@ def test_a_run_leaves_all_that_was_promised(tmp_path: Path) -> None:
         assert (folder / name).exists(), name
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")], "a temporary file was left behind"
     assert (folder / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
-    assert from_json(json.loads((folder / "config.json").read_text())) == tiny(folder)
+    assert from_json(json.loads((folder / "config.json").read_text())) == tiny(folder, kind)
+    assert ("supervised_loss" in rows_of(folder)[0]) == (kind == "policy_gradient")
 
 
 def test_a_saved_policy_is_a_transformers_folder(tmp_path: Path) -> None:
@@ -96,13 +110,17 @@ def test_a_saved_policy_is_a_transformers_folder(tmp_path: Path) -> None:
     assert ours.value(observation) == outcome.policy.value(observation), "the value head was lost"
 
 
-def test_law_6_killed_after_a_checkpoint_and_resumed(tmp_path: Path) -> None:
-    whole, killed = train(tiny(tmp_path / "whole")), train(tiny(tmp_path / "killed"))
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_law_6_killed_after_a_checkpoint_and_resumed(tmp_path: Path, kind: str) -> None:
+    """The policy gradient with a mixture and with prompts that are chosen: texts and prompts go on where they were."""
+    changes: dict[str, Any] = {"prompting": Priority()} if kind == "policy_gradient" else {}
+    whole, killed = train(tiny(tmp_path / "whole", kind, **changes)), train(tiny(tmp_path / "killed", kind, **changes))
     assert whole is not None
     assert killed is not None
     shutil.rmtree(max((tmp_path / "killed" / "checkpoints").iterdir()))  # as if the end had never been reached
     shutil.rmtree(tmp_path / "killed" / "policy")
-    resumed = train(tiny(tmp_path / "killed"), resume=True)
+    saved = from_json(json.loads((tmp_path / "killed" / "config.json").read_text()))
+    resumed = train(saved, resume=True)
     assert resumed is not None
     assert resumed.after == whole.after
     assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
@@ -167,14 +185,64 @@ def test_a_local_model_and_tokenizer_in_place_of_the_built_ones(tmp_path: Path, 
 
 
 def test_choices_go_through_json() -> None:
-    job = PPOText(ppo=ppo.Config(advantage=NStep(gamma=0.9, n=3), kl=FixedKL(0.1)), text=Text(scorer="length"), seed=3)
+    job = PPOText(Job(text=Text(scorer="length"), seed=3), ppo.Config(advantage=NStep(gamma=0.9, n=3), kl=FixedKL(0.1)))
     data = json.loads(json.dumps(to_json(job)))
     assert data["ppo"]["advantage"] == {"name": "n_step", "gamma": 0.9, "n": 3}
     assert from_json(data) == job
-    with pytest.raises(ValueError, match="not of 'ppo'"):
+    data_of_before = {key: value for key, value in data.items() if key != "prompting"}
+    assert from_json(data_of_before) == job, "a folder of an earlier version"
+    grouped = A2CText(Job(prompting=Groups(4, Priority(temperature=0.5))), a2c.Config(advantage=GRPO(), episodes_per_row=1))
+    mixed = PolicyGradientText(Job(prompting=Curriculum(every=3)), policy_gradient.Config(supervised_coef=0.3))
+    for one, name in ((grouped, "a2c"), (mixed, "policy_gradient")):
+        told = json.loads(json.dumps(to_json(one)))
+        assert told["command"] == name
+        assert from_json(told) == one
+    with pytest.raises(ValueError, match="'sft', not of one of ppo, a2c, policy_gradient"):
         from_json({"command": "sft"})
     with pytest.raises(ValueError, match="does not fit"):
         from_json({**data, "sed": 1})
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    """Return how the command line ends, in this process: a new one takes seconds to begin."""
+    monkeypatch.setattr(sys, "argv", ["agents", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_groups_from_the_command_line_are_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spelled choice reaches play: GRPO's advantages exist only where rows share a prompt."""
+    small = "--num-envs 8 --num-eval 16 --num-steps 6 --total-timesteps 96 --warmup.num-updates 2 --width 16 --layers 1 --heads 2 --max-new-tokens 6 --quiet"
+    grouped = ("--advantage", "grpo", "--prompting", "groups(size=4, of='curriculum(every=1)')", "--folder", str(tmp_path / "run"))
+    assert command(monkeypatch, "policy_gradient", *small.split(), *grouped) == 0
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["prompting"]["size"] == 4
+    assert saved["prompting"]["of"]["name"] == "curriculum"
+    assert saved["policy_gradient"]["advantage"]["name"] == "grpo"
+    assert len(rows_of(tmp_path / "run")) == 2
+    assert command(monkeypatch, "resume", str(tmp_path / "run")) == 0, "there is nothing left to do"
+
+
+def test_what_the_command_line_says_of_wrong_prompting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(monkeypatch, "a2c", "--prompting", "gruops(size=8)") == 2
+    said = capsys.readouterr()
+    assert "did you mean 'groups'?" in " ".join((said.out + said.err).replace("│", " ").split())
+    assert command(monkeypatch, "policy_gradient", "--advantage", "grpo", "--width", "16", "--layers", "1") == 1
+    assert "compares episodes of one prompt" in capsys.readouterr().err
+
+
+def test_a_curriculum_begins_with_short_prompts() -> None:
+    material = gather(Text(), seed=0)
+    lengths = [len(material.tokenizer.encode(material.train_prompts[i].text)) for i in range(len(material.train_prompts))]
+    for given in (Curriculum(first_share=0.1), Groups(2, Curriculum(first_share=0.1))):
+        found = prompting_of(PPOText(Job(prompting=given)), material)
+        assert found is not None
+        chosen = found.choose(found.start(len(lengths)), 64, np.random.default_rng(0))
+        assert {lengths[i] for i in chosen.prompts} == {min(lengths)}
+    own = Curriculum([-float(length) for length in lengths])
+    assert prompting_of(PPOText(Job(prompting=own)), material) is own
+    assert prompting_of(PPOText(), material) is None
 
 
 def test_distinct_n_by_hand() -> None:
@@ -211,8 +279,25 @@ class TestErrors:
     def test_an_estimator_in_the_wrong_company(self, tmp_path: Path, advantage: Any, message: str) -> None:
         """Before the warm-up, and before a folder is made."""
         episodes = 1 if isinstance(advantage, RLOO) else None
+        for kind, config in (("ppo", ppo.Config), ("a2c", a2c.Config)):
+            with pytest.raises(JobError, match=message):
+                train(tiny(tmp_path / "run", kind, config(advantage=advantage, episodes_per_row=episodes)))
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("prompting", "episodes", "message"),
+        [
+            (Groups(3), 1, "8 rows cannot be cut into groups of 3"),
+            (Groups(1), 1, "compares episodes of one prompt"),
+            (Groups(4), None, "set episodes_per_row=1"),
+            (Groups(4), 2, "episodes_per_row=1"),
+            (Curriculum([1.0, 2.0]), 1, "a finite difficulty for each"),
+        ],
+    )
+    def test_prompts_that_cannot_be_chosen(self, tmp_path: Path, prompting: Any, episodes: int | None, message: str) -> None:
+        config = a2c.Config(advantage=RLOO() if isinstance(prompting, Groups) else GAE(), episodes_per_row=episodes, num_steps=6)
         with pytest.raises(JobError, match=message):
-            train(tiny(tmp_path / "run", ppo=ppo.Config(advantage=advantage, episodes_per_row=episodes)))
+            train(tiny(tmp_path / "run", "a2c", config, prompting=prompting))
         assert not (tmp_path / "run").exists()
 
     def test_a_folder_that_is_in_use(self, tmp_path: Path) -> None:
@@ -280,8 +365,8 @@ def test_what_cannot_work_comes_to_light_before_the_warm_up(tmp_path: Path, labe
     short = small_gpt2(300, 4, width=16, layers=1, heads=2)
     short.model.save_pretrained(tmp_path / "short")
     text = Text(data=labelled, heldout=labelled, text_column="0", label_column="1", vocab_size=280, prompt_tokens=2, max_new_tokens=6)
-    jobs: dict[str, PPOText] = {
-        r"episodes_per_row": tiny(tmp_path / "run", ppo=ppo.Config(num_steps=5, advantage=MonteCarlo())),
+    jobs: dict[str, TextJob] = {
+        r"episodes_per_row": tiny(tmp_path / "run", algorithm=ppo.Config(num_steps=5, advantage=MonteCarlo())),
         r"the model knows 4 positions": tiny(tmp_path / "run", text=text, model=Model(model=tmp_path / "short")),
         r"sqrt": tiny(tmp_path / "run", text=Text(scorer="math:sqrt")),
         r"--label-column, --tokenizer means nothing without --data": tiny(tmp_path / "run", text=Text(label_column="1", tokenizer="words")),
@@ -293,13 +378,13 @@ def test_what_cannot_work_comes_to_light_before_the_warm_up(tmp_path: Path, labe
     with pytest.raises(ValueError, match="heads divides"):
         Model(width=65)
     with pytest.raises(ValueError, match="threads must be at least 1"):
-        PPOText(threads=0)
+        Job(threads=0)
 
 
 @pytest.mark.slow
 def test_a_grammar_that_cannot_be_left_makes_every_text_grammatical(tmp_path: Path) -> None:
     """Issue 4: PPO with a grammar constraint on the default task. A minute."""
-    job = PPOText(text=Text(constraint=("film_grammar",)), folder=tmp_path / "run", quiet=True, num_eval=512)
+    job = PPOText(Job(text=Text(constraint=("film_grammar",)), folder=tmp_path / "run", quiet=True, num_eval=512))
     outcome = train(job)
     assert outcome is not None
     assert outcome.after is not None

@@ -109,16 +109,17 @@ def test_ppo_trains_both(kind: str) -> None:
     assert changed == {"actor", "critic"}
 
 
-def test_the_critic_keeps_its_own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of play costs each of the two one token a row, not the whole prefix again."""
+def test_a_critic_that_is_a_language_model_reads_each_text_once() -> None:
+    """Not a token at every step: what it says of a rollout is what it says of each prefix by itself."""
     env, policy = text_env(AutoresetMode.SAME_STEP), build("language models")
-    widths: list[int] = []
-    policy.critic.model.register_forward_pre_hook(lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
-    position = begin(env, policy, seed=0)
-    for _ in range(3):
-        acted = policy.act(position.observations, position.policy_state, position.starts, np.random.default_rng(0))
-        position = position._replace(policy_state=acted.state, starts=np.zeros(5, np.bool_))
-    assert widths[-1] == 1
+    read: list[int] = []
+    hook = policy.critic.model.register_forward_pre_hook(lambda module, args, kwargs: read.append(kwargs["input_ids"].shape[0]), with_kwargs=True)
+    rollout = collect(env, policy, begin(env, policy, seed=0), np.random.default_rng(0), num_steps=12).rollout
+    assert sum(read) <= rollout.starts[1:].sum() + 5 + 5, "one row an episode, and one where a window ends"
+    hook.remove()
+    one_by_one = np.stack([policy.value(step) for step in rollout.observations])
+    np.testing.assert_allclose(rollout.values, one_by_one, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(rollout.next_values[:-1][~rollout.ends[:-1]], one_by_one[1:][~rollout.ends[:-1]], rtol=0, atol=1e-12)
 
 
 def test_what_does_not_fit() -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ..accumulating import accumulate, check_micro_batch
 from ..advantages import GAE, Advantage, Estimate, Normalisation, estimate, normalise
 from ..kl import FixedKL, KLPrice
 from ..learner import Learner
@@ -48,14 +49,21 @@ class Config:
     ent_coef_final: float | None = None  # ... and at the end, in a straight line; None: the same
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # gradients longer than this are cut to it
+    micro_batch: int | None = None  # columns (or steps, where a policy reads no sequences) that are read at a time, for less memory; the step is the same
     temperature: float = 1.0  # of sampling, and so of the policy that is trained
+    replay: int = 0  # older rollouts that are kept to learn from again; needs an estimator such as VTrace, and normalise="none"
+    replayed: int = 1  # how many of them, drawn by lot, stand beside each new one
+    epsilon: float = 0.0  # share of the actions that are drawn evenly from the allowed ones; needs the same
+    bonus_coef: float = 0.0  # a step is paid this / sqrt(how often its action was tried in its state), in units of reward; where states can be counted
     kl: KLPrice = field(default_factory=lambda: FixedKL(0.0))  # price of a nat away from the reference policy, in units of reward; needs a reference
     kl_in: KLPlace = "reward"  # where it is paid: in the "reward", or in the "loss" (k3)
+    kl_exact_every: int = 4  # iterations between two measurements of the KL divergence over all actions, "kl_step/exact"; 0: never
 
     def __post_init__(self) -> None:
         if not callable(self.advantage):
             raise TypeError(f"advantage must be an object such as GAE() or a callable, got {self.advantage!r}; agents.advantages.parse reads a spelling.")
         check_numbers(self)
+        check_micro_batch(self.micro_batch)
         if self.normalise not in ("batch", "group", "none"):  # one step takes the whole batch: there are no minibatches
             raise ValueError(f"normalise must be 'batch', 'group' or 'none', got {self.normalise!r}.")
         if self.optimizer not in OPTIMIZERS:
@@ -111,14 +119,14 @@ def train(
             learner.optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - done if config.anneal_lr else 1)
             played = learner.play(config.num_steps, config.episodes_per_row, config.temperature, fill)
             rollout, metrics = played.rollout, episode_metrics(played)
-            if reference is not None:
-                rollout, told = priced(rollout, reference, config, learner.coefficients, metrics["episodes"])
-                metrics |= told
+            rollout, told = priced(rollout, policy, reference, config, learner.coefficients, iteration, metrics["episodes"]) if reference else (rollout, {})
+            rollout, bonus = learner.experience.curious(rollout, env, config.bonus_coef)
+            rollout, old = learner.experience.recall(played, rollout, policy, config, told.get("kl_price", 0.0), learner.generators.minibatches)
             judged = estimate(config.advantage, rollout)
-            metrics |= update(learner, rollout, judged, config, done, metrics.get("kl_price", 0.0))
+            metrics |= told | bonus | old | update(learner, rollout, judged, config, done, told.get("kl_price", 0.0))
             if evaluate is not None and ((iteration + 1) % evaluate_every == 0 or iteration + 1 == total):
                 metrics |= {f"eval/{name}": value for name, value in evaluate(learner.generators.evaluation).items()}
-            run.log(metrics, steps=steps if config.episodes_per_row is None else int(rollout.valid.sum()))
+            run.log(metrics, steps=steps if config.episodes_per_row is None else int(played.rollout.valid.sum()))
     return run
 
 
@@ -144,11 +152,10 @@ def update(learner: Learner, rollout: Rollout, judged: Estimate, config: Config,
     """Take one step, `done` of the way through training; return the losses and their diagnostics."""
     advantages = normalise(judged.advantages, rollout.valid, config.normalise, rollout.groups)
     (batch,) = minibatches(rollout, advantages, judged.value_targets, 1, learner.generators.minibatches, by_column=learner.policy.sequential)
-    objective, parts = loss(learner.policy, batch, config, linear(config.ent_coef, config.ent_coef_final, done), kl_price)
+    ent_coef = linear(config.ent_coef, config.ent_coef_final, done)
     learner.optimizer.zero_grad()
-    objective.backward()
-    parts["grad_norm"] = torch.nn.utils.clip_grad_norm_(list(learner.policy.parameters()), config.max_grad_norm)
-    learner.optimizer.step()
+    parts = accumulate(batch, config.micro_batch, lambda part: loss(learner.policy, part, config, ent_coef, kl_price))
+    parts["grad_norm"] = learner.step(config.max_grad_norm)
     metrics = mean_of([{name: float(value.detach()) for name, value in parts.items()}])
     return metrics | critic_metrics(rollout, judged) | {"learning_rate": learner.optimizer.param_groups[0]["lr"]}
 

@@ -98,9 +98,11 @@ class TDLambda:
     def __call__(self, rollout: Rollout, /) -> Estimate:
         """Return the estimate [T, N]; the value targets are the lambda-returns of `target_lambda`."""
         p, found = pieces(rollout), empty_estimate(rollout)
-        gae(*p, self.gamma, self.advantage_lambda, out=found.advantages)
-        gae(*p, self.gamma, self.target_lambda, out=found.value_targets)
-        np.add(found.value_targets, p.values, out=found.value_targets)
+        both = self.advantage_lambda == self.target_lambda
+        gae(*p, self.gamma, self.advantage_lambda, out=found.advantages, then=targets_from(p.values, found) if both else None)
+        if not both:
+            targets = gae(*p, self.gamma, self.target_lambda, out=found.value_targets)
+            np.add(targets, p.values, out=targets)
         return found
 
 

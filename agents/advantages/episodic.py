@@ -88,8 +88,10 @@ class TotalReturn:
     def __call__(self, rollout: Rollout, /) -> Estimate:
         """Return the estimate [T, N]; the value targets are the returns from each step on."""
         found = episodes(rollout, self.gamma, "TotalReturn")
-        expected = found.at_steps(found.at_starts(rollout.values))
-        return Estimate(found.at_steps(found.returns) - baseline_of(rollout, self.baseline, expected, found.returns), found.returns_to_go)
+        expected = found.at_steps(found.at_starts(rollout.values)) if self.baseline == "value" else rollout.values
+        advantages = found.at_steps(found.returns)
+        advantages -= baseline_of(rollout, self.baseline, expected, found.returns)
+        return Estimate(advantages, found.returns_to_go)
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ class SelfCritical:
     def __call__(self, rollout: Rollout, /) -> Estimate:
         """Return the estimate [T, N]; the value targets are the returns from each step on."""
         found = episodes(rollout, self.gamma, "SelfCritical")
-        return Estimate(found.at_steps(found.returns) - rollout.require("baselines"), found.returns_to_go)
+        advantages = found.at_steps(found.returns)
+        advantages -= rollout.require("baselines")
+        return Estimate(advantages, found.returns_to_go)
 
 
 @dataclass(frozen=True)

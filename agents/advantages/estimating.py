@@ -6,7 +6,7 @@ Axis legend: T steps, N environments.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -68,22 +68,27 @@ def estimate(advantage: Advantage, rollout: Rollout) -> Estimate:
     result = advantage(rollout)
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(f"{_title(advantage)} must return (advantages, value_targets), two arrays [T, N]; it returned {type(result).__name__}.")
-    return Estimate(*(_checked(advantage, name, array, rollout) for name, array in zip(Estimate._fields, result, strict=True)))
-
-
-def _checked(advantage: Advantage, name: str, array: Any, rollout: Rollout) -> FloatArray:
-    array = np.asarray(array, dtype=np.float64)
-    if array.shape != rollout.valid.shape:
-        raise ValueError(f"{_title(advantage)} returned {name} of shape {array.shape}; [T, N] is {rollout.valid.shape} here.")
+    found = Estimate(*(np.asarray(array, dtype=np.float64) for array in result))
+    for name, array in found._asdict().items():
+        if array.shape != rollout.valid.shape:
+            raise ValueError(f"{_title(advantage)} returned {name} of shape {array.shape}; [T, N] is {rollout.valid.shape} here.")
     if not rollout.valid.all():
-        array = np.where(rollout.valid, array, 0.0)
+        found = Estimate(*(np.where(rollout.valid, array, 0.0) for array in found))
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(np.vdot(*found))  # read once, and nothing written: inf * 0 is NaN
+    if not finite:  # or the products are too large, and all is well
+        for name, array in found._asdict().items():
+            _check_finite(advantage, name, array, rollout)
+    return found
+
+
+def _check_finite(advantage: Advantage, name: str, array: FloatArray, rollout: Rollout) -> None:
     if not np.isfinite(array).all():
         t, i = np.argwhere(~np.isfinite(array))[-1]  # recursions run backwards: the last one is where it began
         seen = ", ".join(f"{key} {getattr(rollout, key)[t, i]}" for key in ("rewards", "values", "next_values"))
         raise ValueError(
             f"{_title(advantage)} returned {name} that are {array[t, i]} at step {t}, row {i}, a valid step ({seen}, terminated {rollout.terminated[t, i]})."
         )
-    return array
 
 
 def _title(advantage: Advantage) -> str:

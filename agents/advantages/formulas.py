@@ -73,7 +73,7 @@ def td_errors(
     rewards, values, next_values = float64(rewards, values, next_values)
     out = _fresh(rewards, out)
     for part in blocks(out.shape):
-        _errors(rewards[part], values[part], next_values[part], terminated[part], gamma, out[part])
+        errors(rewards[part], values[part], next_values[part], terminated[part], gamma, out[part])
         if then is not None:
             then(part)
     return out
@@ -140,12 +140,13 @@ def gae(
     rewards, values, next_values = float64(rewards, values, next_values)
 
     def fill(part: slice, x: FloatArray) -> None:
-        _errors(rewards[part], values[part], next_values[part], terminated[part], gamma, x)
+        errors(rewards[part], values[part], next_values[part], terminated[part], gamma, x)
 
     return scan(fill, terminated | truncated, gamma * gae_lambda, _fresh(rewards, out), then)
 
 
-def _errors(rewards: FloatArray, values: FloatArray, next_values: FloatArray, terminated: BoolArray, gamma: float, out: FloatArray) -> None:
+def errors(rewards: FloatArray, values: FloatArray, next_values: FloatArray, terminated: BoolArray, gamma: float, out: FloatArray) -> None:
+    """Write the `td_errors` of a block [K, N] into `out`."""
     _future(next_values, terminated, gamma, out)
     out += rewards
     out -= values
@@ -153,8 +154,10 @@ def _errors(rewards: FloatArray, values: FloatArray, next_values: FloatArray, te
 
 def _future(next_values: FloatArray, closed: BoolArray, gamma: float, out: FloatArray) -> None:
     """Write gamma V(s') into `out`, 0 where `closed`: there V may be anything, NaN and infinity included."""
-    with np.errstate(invalid="ignore"):
-        np.multiply(next_values, gamma, out=out)
+    if gamma == 0.0:  # infinity times 0 would warn
+        out.fill(0.0)
+        return
+    np.multiply(next_values, gamma, out=out)
     np.copyto(out, 0.0, where=closed)
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from .. import choices
 from ..rollout import BoolArray, FloatArray, Rollout
 from .estimating import Estimate
-from .formulas import td_errors
+from .formulas import errors
 from .reading import pieces, ratios, where_valid
-from .scan import accumulate, same_shape
+from .scan import accumulate, blocks, float64, same_shape, workspace
 
 
 def v_trace(
@@ -38,15 +38,28 @@ def v_trace(
     Espeholt et al. 2018, "IMPALA" (arXiv 1802.01561), equation 1, remarks 1 and 2 and section 4.2. Over an end nothing is carried back:
     v_{t+1} is V(s_{t+1}) where truncated, and 0 where terminated. `ratios` are pi / mu, not clipped. Raises `ValueError` if the shapes differ.
     """
-    same_shape(rewards, ratios, truncated)
-    deltas = td_errors(rewards, values, next_values, terminated, gamma)
-    goes_on, rho = ~(terminated | truncated), np.minimum(ratios, rho_bar)
-    excess = rho * deltas
-    accumulate(excess, np.minimum(ratios, c_bar) * (gamma * trace_lambda) * goes_on)
-    deltas[:-1] += gamma * goes_on[:-1] * excess[1:]
-    deltas *= rho
-    excess += values
-    return deltas, excess
+    same_shape(rewards, values, next_values, terminated, truncated, ratios)
+    rewards, values, next_values, ratios = float64(rewards, values, next_values, ratios)
+    advantages, targets = np.empty((2, *rewards.shape))
+    goes_on, carries, after = ~(terminated | truncated), workspace(rewards.shape), np.zeros(rewards.shape[1])
+    for part in reversed(blocks(rewards.shape)):
+        deltas, excess = advantages[part], targets[part]
+        errors(rewards[part], values[part], next_values[part], terminated[part], gamma, deltas)
+        rho = np.minimum(ratios[part], rho_bar)
+        np.multiply(rho, deltas, out=excess)
+        carry = np.minimum(ratios[part], c_bar, out=carries[: len(excess)])
+        carry *= gamma * trace_lambda
+        carry *= goes_on[part]
+        first = accumulate(excess, carry, after)
+        following = carry  # done with: v_{t+1} - V(s_{t+1}) takes its place
+        following[:-1], following[-1] = excess[1:], after
+        following *= gamma
+        following *= goes_on[part]
+        deltas += following
+        deltas *= rho
+        after = first.copy()
+        excess += values[part]
+    return advantages, targets
 
 
 def retrace(
@@ -67,13 +80,21 @@ def retrace(
     Munos et al. 2016, "Safe and efficient off-policy reinforcement learning" (arXiv 1606.02647), equation 3 and section 3. `action_values`
     are Q(s_t, a_t) of the actions played, `next_values` E_pi Q(s_{t+1}, .) under the present policy. Raises `ValueError` if the shapes differ.
     """
-    same_shape(rewards, ratios, truncated)
-    errors = td_errors(rewards, action_values, next_values, terminated, gamma)
-    carry = np.zeros(errors.shape)
-    carry[:-1] = np.minimum(ratios[1:], 1.0) * (gamma * trace_lambda) * ~(terminated | truncated)[:-1]
-    accumulate(errors, carry)
-    errors += action_values
-    return errors
+    same_shape(rewards, action_values, next_values, terminated, truncated, ratios)
+    rewards, action_values, next_values, ratios = float64(rewards, action_values, next_values, ratios)
+    targets = np.empty(rewards.shape)
+    goes_on, carries, after = ~(terminated | truncated), workspace(rewards.shape), np.zeros(rewards.shape[1])
+    for part in reversed(blocks(rewards.shape)):
+        excess, later = targets[part], ratios[1:][part]
+        errors(rewards[part], action_values[part], next_values[part], terminated[part], gamma, excess)
+        carry = carries[: len(excess)]
+        carry[len(later) :] = 0.0  # behind the last step
+        np.minimum(later, 1.0, out=carry[: len(later)])
+        carry *= gamma * trace_lambda
+        carry *= goes_on[part]
+        after = accumulate(excess, carry, after).copy()
+        excess += action_values[part]
+    return targets
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ class Episodes(NamedTuple):
 
 def pieces(rollout: Rollout) -> Pieces:
     """Return a rollout in which each invalid step is an episode of its own, worth nothing."""
-    truncated = rollout.truncated | _lasts(rollout)  # never bootstrap across a gap, or from another episode's rewards
+    truncated = _lasts(rollout)  # never bootstrap across a gap, or from another episode's rewards
+    truncated |= rollout.truncated
     if rollout.valid.all():
         return Pieces(rollout.rewards, rollout.values, rollout.next_values, rollout.terminated, truncated)
     rewards, values = where_valid(rollout, rollout.rewards), where_valid(rollout, rollout.values)
@@ -64,8 +65,9 @@ def ratios(rollout: Rollout) -> FloatArray:
     Raises `ValueError` if `target_log_probs` was not collected: nobody guesses that a rollout is on-policy.
     """
     target = rollout.require("target_log_probs")
+    found: FloatArray = np.subtract(where_valid(rollout, target), where_valid(rollout, rollout.log_probs), dtype=np.float64)
     with np.errstate(over="ignore"):  # an infinite ratio is clipped by who asks
-        return np.exp(where_valid(rollout, target) - where_valid(rollout, rollout.log_probs))
+        return np.exp(found, out=found)
 
 
 def episodes(rollout: Rollout, gamma: float, who: str) -> Episodes:
@@ -81,7 +83,7 @@ def episodes(rollout: Rollout, gamma: float, who: str) -> Episodes:
     for before, row in itertools.pairwise(numbers):  # a cumulative sum over time, many times faster than cumsum(axis=0)
         row += before
     numbers += numbers[-1:].cumsum() - numbers[-1:] - 1  # the episodes of the rows before
-    found = Episodes(np.empty(int(firsts.sum())), returns, np.maximum(numbers, 0, out=numbers), firsts)
+    found = Episodes(np.empty(np.count_nonzero(firsts)), returns, np.maximum(numbers, 0, out=numbers), firsts)
     return found._replace(returns=found.at_starts(returns))
 
 
@@ -96,7 +98,7 @@ def groups_of(rollout: Rollout, found: Episodes, who: str) -> IntArray:
             "Play each prompt several times and say so with rollout._replace(groups=...), or choose an estimator without groups, such as monte_carlo."
         )
     own = found.at_starts(rollout.groups)
-    if len(own) and (rollout.valid & (rollout.groups != own[found.numbers])).any():
+    if (rollout.valid[1:] & ~rollout.starts[1:] & (rollout.groups[1:] != rollout.groups[:-1])).any():
         raise ValueError(f"{who}: rollout.groups changes within an episode; it must be the same at all of its steps.")
     names, numbers, sizes = np.unique(own, return_inverse=True, return_counts=True)
     if (sizes < 2).any():
@@ -124,6 +126,8 @@ def require_whole_episodes(rollout: Rollout, who: str) -> None:
 
 def _lasts(rollout: Rollout) -> BoolArray:
     """Return where a row's run of steps breaks off [T, N]: no next step, an invalid one, or one that starts another episode."""
-    lasts = np.ones_like(rollout.valid)
-    np.greater_equal(rollout.starts[1:], rollout.valid[1:], out=lasts[:-1])  # starts or not valid
+    lasts = np.empty_like(rollout.valid)
+    np.logical_not(rollout.valid[1:], out=lasts[:-1])
+    lasts[:-1] |= rollout.starts[1:]
+    lasts[-1:] = True
     return lasts

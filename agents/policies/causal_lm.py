@@ -10,7 +10,7 @@ K kept positions, M tokens that count, H hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +21,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .common import Acted, Evaluated, Memory, acted, greedy, to_float64, weights_version
-from .evaluating import evaluate_segments, segment_distributions
+from . import output_layer
+from .common import Acted, Evaluated, Memory, acted, greedy, to_float64
+from .decoders import cache_bytes, decoder_for, why_not_fast
+from .evaluating import evaluate_segments, segment_distributions, segment_values
 from .local_models import load_model, new_gpt2, no_bars
-from .prefixes import agreement, compact, counted_tokens, room_left
-from .slot_cache import SlotCache
+from .prefixes import compact, counted_tokens, room_left
+from .slots import Cache, Slots, SomeSlots, built
 from .value_head import value_head_for
 
 VALUE_HEAD = "value_head.safetensors"
+NUM_CACHES = 3  # are kept at most: those of training, of its forks and of evaluation
 
 Ahead = Callable[[NDArray[np.int64]], NDArray[np.bool_]]  # from the first j tokens of chunks [N, j] to the masks [N, V] of the next one
-
-
-@dataclass
-class Slots:
-    """What the cache holds: keys and values under weights of one version, and the prefix [N, L] that each slot has seen.
-
-    It is changed in place: whoever still holds an older position of play learns from it what the slots hold by now.
-    """
-
-    cache: SlotCache
-    seen: NDArray[np.int64]  # [N, L] the last observation, and what a chunk wrote behind it
-    lengths: NDArray[np.int64]  # [N] how many of its tokens are cached
-    version: tuple[tuple[int, int], ...]  # see `weights_version`
 
 
 class CausalLMPolicy(nn.Module):
@@ -51,6 +41,10 @@ class CausalLMPolicy(nn.Module):
 
     `vocab_size` is the tokenizer's: the environment's action alphabet, and the id of its pad. Embedding rows beyond it
     are never sampled. Dropout is off, always: what acts and what is evaluated are one distribution.
+
+    Acting decodes over slots of keys and values (`use_cache`), by a decoder of our own where the library's class is one that it knows exactly
+    (`fast`; see `decoders.why_not_fast`). `acting_dtype=torch.bfloat16` decodes in half precision, which is faster and coarser: evaluating stays as
+    it is, and how far the two differ is the metric `ratio_error` of every algorithm.
 
     `chunk` is how many tokens an action has, as the environment's option of that name. Of a chunk, only those tokens count that can
     be written: none behind one of `stop_ids` (EOS, the ends of a turn), none beyond the last column. The others are 0, are in no
@@ -60,7 +54,17 @@ class CausalLMPolicy(nn.Module):
 
     sequential = True
 
-    def __init__(self, model: nn.Module, vocab_size: int, *, use_cache: bool = True, chunk: int = 1, stop_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        vocab_size: int,
+        *,
+        use_cache: bool = True,
+        fast: bool = True,
+        acting_dtype: torch.dtype | None = None,
+        chunk: int = 1,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         if chunk < 1:
             raise ValueError(f"An action has at least one token, got chunk={chunk}.")
@@ -72,21 +76,16 @@ class CausalLMPolicy(nn.Module):
                 f"The tokenizer has {vocab_size} ids, the model embeds {rows}: ids from {rows} on would be out of range. "
                 f"Call model.resize_token_embeddings({vocab_size}), or use the model's own tokenizer."
             )
-        self.model, self.vocab_size, self.use_cache, self.chunk = model.eval(), vocab_size, use_cache, chunk
+        self.model, self.vocab_size, self.chunk = model.eval(), vocab_size, chunk
+        self.use_cache, self.fast, self.acting_dtype = use_cache, fast, acting_dtype
         self.stops = np.isin(np.arange(vocab_size), list(stop_ids))  # [V]
-        head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-        self.value_head = value_head_for(head)
-        self._head_input: Tensor | None = None
-        head.register_forward_pre_hook(self._keep_head_input)
+        self.value_head = value_head_for(output_layer.layer_of(model))
+        self._caches: dict[tuple[str | int, ...], Cache] = {}  # by what for, and by the shape of the observations
         self.eval()
 
     def train(self, mode: bool = True) -> CausalLMPolicy:
         """Stay in evaluation mode, whatever is asked for: dropout would make acting and evaluating disagree."""
         return super().train(False)
-
-    def _keep_head_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        # The one place where every decoder shows its final hidden states at just the kept positions.
-        self._head_input = inputs[0]
 
     # -- acting ---------------------------------------------------------------------------------------------------------
 
@@ -94,7 +93,7 @@ class CausalLMPolicy(nn.Module):
         """Return nothing yet: the cache is laid out at the first observation, which tells its width."""
         return None
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(
         self,
         observations: NDArray[Any],
@@ -108,9 +107,26 @@ class CausalLMPolicy(nn.Module):
 
         The log-probability of a chunk is the sum over the tokens that count. Its masks are [N, C * V], or asked for token by token: what was
         answered then comes back in `Acted.action_masks`.
-        Slots are trusted only where the weights are those that filled them, and only as far as the prefix repeats what they have seen.
+        Slots are trusted only where the weights are those that filled them, and only as far as the prefix repeats what they have seen; so `starts` need
+        not be looked at.
         """
-        self.check_width(observations.shape[-1])
+        if self.chunk > 1 or callable(action_masks):
+            return self._act_chunks(observations, state, generator, action_masks, temperature)
+        logits, heads, state = self._step(observations, state)
+        one = acted(logits, heads, state, generator, action_masks, temperature)
+        if state is not None:
+            state.drawn(one.actions)
+        return one
+
+    def _act_chunks(
+        self,
+        observations: NDArray[Any],
+        state: Slots | None,
+        generator: np.random.Generator,
+        action_masks: NDArray[np.bool_] | Ahead | None,
+        temperature: float,
+    ) -> Acted:
+        """Do what `act` promises for chunks: one token after the other, on the rows that go on."""
         num_rows, asked = len(observations), callable(action_masks)
         masks = np.ones((num_rows, self.chunk, self.vocab_size), np.bool_) if asked else None
         masks = action_masks.reshape(num_rows, self.chunk, -1) if isinstance(action_masks, np.ndarray) else masks
@@ -120,9 +136,11 @@ class CausalLMPolicy(nn.Module):
         for j in range(self.chunk):
             if callable(action_masks) and masks is not None:
                 masks[rows, j] = action_masks(actions[:, :j])[rows]
-            logits, heads, state = self._step(prefixes, state, starts & (j == 0), rows)
+            logits, heads, state = self._step(prefixes, state, rows)
             one = acted(logits, heads, state, generator, None if masks is None else masks[rows, j], temperature)
             actions[rows, j], log_probs[rows] = one.actions, log_probs[rows] + one.log_probs
+            if state is not None:
+                state.drawn(one.actions, rows)
             values = one.values if j == 0 else values
             rows = rows[(j + 1 < room[rows]) & ~self.stops[one.actions]]
             if not len(rows):
@@ -131,57 +149,57 @@ class CausalLMPolicy(nn.Module):
         told = masks.reshape(num_rows, -1) if asked and masks is not None else None
         return Acted(actions if self.chunk > 1 else actions[:, 0], log_probs, values, state, told)
 
+    def acts_by(self, num_envs: int, width: int) -> str:
+        """Return in words which decoder `num_envs` rows of `width` columns are played by, why, and how much memory its cache takes."""
+        if not self.use_cache:
+            return "without a cache: every prefix is read again at every step"
+        size = cache_bytes(self.model, num_envs, width, self.acting_dtype, fast=self.fast) / 2**20
+        reason = why_not_fast(self.model, width) if self.fast else "fast=False"
+        which = "the library's forward" if reason else "the fast decoder of " + type(self.model).__name__
+        return f"{which}{f' ({reason})' if reason else ''}, {num_envs} slots of {width} tokens, {size:,.1f} MiB"
+
     def counted(self, observations: NDArray[np.int64], actions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which tokens of actions [..., C] after prefixes [..., L] count, bool [..., C]; C is 1 where actions are single tokens [...]."""
         chunks = actions.reshape(*observations.shape[:-1], self.chunk)
         return counted_tokens(chunks, room_left(observations, self.vocab_size), self.stops)
 
-    def _step(
-        self, prefixes: NDArray[np.int64], state: Slots | None, starts: NDArray[np.bool_], rows: NDArray[np.int64] | None = None
-    ) -> tuple[Tensor, Tensor, Slots | None]:
+    def _step(self, prefixes: NDArray[np.int64], state: Slots | None, rows: NDArray[np.int64] | None = None) -> tuple[Tensor, Tensor, Slots | None]:
         """Return logits [B, V] and values [B] at the ends of the prefixes [N, L] of `rows` [B] (in ascending order; None: all), and the slots."""
-        tokens, lengths = compact(prefixes, self.vocab_size)
-        rows = np.arange(len(tokens)) if rows is None else rows
         if not self.use_cache:
-            return (*self._last(tokens[rows], lengths[rows]), None)
-        state = self._trusted(prefixes, state, starts)
-        new = (lengths - np.minimum(state.lengths, lengths - 1))[rows]
-        logits = torch.empty(len(rows), self.vocab_size, dtype=self._dtype, device=self._device)
-        values = torch.empty(len(rows), dtype=self.value_head.weight.dtype, device=self._device)
-        # One token a row is the common case; rows that begin anew (or got an answer) are encoded together beside it.
-        for part in (np.flatnonzero(new == 1), np.flatnonzero(new > 1)):
-            if len(part):
-                slots, at = rows[part], torch.from_numpy(part).to(self._device)
-                logits[at], values[at] = self._extend(state.cache, tokens[slots], lengths[slots], new[part], torch.from_numpy(slots).to(self._device))
-        state.seen, state.lengths[rows] = prefixes.copy(), lengths[rows]
-        return logits, values, state
+            self.check_width(prefixes.shape[1])
+            tokens, lengths = compact(prefixes if rows is None else prefixes[rows], self.vocab_size)
+            return (*self._last(tokens, lengths), None)
+        if state is None or state.seen.shape != prefixes.shape or state.cache.model is not self.model:
+            state = Slots(self._cache(prefixes.shape), np.full(prefixes.shape, self.vocab_size, np.int64))
+        decoder = state.hold()
+        for part in state.unread(prefixes, self.vocab_size, rows):
+            told = [None if values is None else torch.from_numpy(values) for values in (part.new, part.rows)]
+            logits, hidden = decoder.extend(torch.from_numpy(part.ids), torch.from_numpy(part.first), *told)
+        return logits[:, : self.vocab_size], self.values_of(hidden), state
 
-    def _trusted(self, prefixes: NDArray[np.int64], state: Slots | None, starts: NDArray[np.bool_]) -> Slots:
-        """Return slots whose `lengths` are what may be relied on: the tokens that these weights encoded and these prefixes repeat."""
-        num_rows, width = prefixes.shape
-        version = weights_version(self.model)
-        if state is None or state.seen.shape != prefixes.shape:
-            config = self.model.config.get_text_config()  # type: ignore[operator, union-attr]
-            window = getattr(config, "sliding_window", None)
-            if isinstance(window, int) and window < width:
-                raise ValueError(f"This model attends to {window} tokens at a time, observations hold up to {width}; pass use_cache=False to the policy.")
-            cache = SlotCache(num_rows, width, config.num_hidden_layers)
-            return Slots(cache, np.full_like(prefixes, self.vocab_size), np.zeros(num_rows, np.int64), version)
-        shared = agreement(state.seen, prefixes, self.vocab_size)
-        state.lengths, state.version = np.where(starts | (state.version != version), 0, np.minimum(state.lengths, shared)), version
-        return state
+    @torch.inference_mode()
+    def fork_state(self, state: Slots | None, rows: NDArray[np.int64]) -> Slots | None:
+        """Return a state of play for copies of `rows` [B] of the rows that `state` is of: their keys and values are copied, not computed anew."""
+        if state is None or state.cache.model is not self.model:
+            return None
+        return state.fork(rows, self._cache((len(rows), state.seen.shape[1]), "forks"))
 
-    def _extend(self, cache: SlotCache, tokens: NDArray[np.int64], lengths: NDArray[np.int64], new: NDArray[np.int64], rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the last `new` [B] tokens of each row into its slot; return logits [B, V] and values [B] at its end."""
-        first, width = lengths - new, int(new.max())
-        columns = np.minimum(first[:, None] + np.arange(width), tokens.shape[1] - 1)
-        ids = torch.from_numpy(np.take_along_axis(tokens, columns, 1)).to(self._device)
-        positions, mask = cache.place(rows, torch.from_numpy(first).to(self._device), width, self._dtype)
-        keep = width - int(new.min()) + 1
-        logits, hidden = self.forward_tokens(ids, keep, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True)
-        last = torch.from_numpy(new - 1 - (width - keep)).to(self._device)
-        at = torch.arange(len(last), device=self._device)
-        return logits[at, last], self.values_of(hidden[at, last])
+    def _cache(self, shape: tuple[int, ...], use: str = "play") -> Cache:
+        """Return a cache for prefixes of that shape [N, L]: one that was made before, if the model is still built as it was then."""
+        kept = self._caches.pop((use, *shape), None)
+        if kept is None or kept.model is not self.model:
+            self.check_width(shape[1])
+            kept = Cache(self.model, partial(decoder_for, self.model, shape[0], shape[1], fast=self.fast, dtype=self.acting_dtype))
+        elif built(self.model) != kept.built:
+            kept.renew()
+        self._caches[use, *shape] = kept  # the newest is the last
+        for oldest in list(self._caches)[:-NUM_CACHES]:
+            del self._caches[oldest]
+        return kept
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle takes along: no caches, which are large and soon made anew."""
+        return self.__dict__ | {"_caches": {}}
 
     # -- evaluating -----------------------------------------------------------------------------------------------------
 
@@ -202,10 +220,18 @@ class CausalLMPolicy(nn.Module):
         self.check_width(observations.shape[-1])
         return segment_distributions(self, observations.cpu().numpy(), action_masks, temperature)
 
-    @torch.no_grad()
+    def evaluate_values(self, observations: Tensor) -> Tensor:
+        """Return the values [T, B] of prefixes [T, B, L], with gradients where they are enabled: all that a critic of its own is asked for."""
+        self.check_width(observations.shape[-1])
+        return segment_values(self, observations.cpu().numpy())
+
+    @torch.inference_mode()
     def value(self, observations: NDArray[Any], state: Any = None) -> NDArray[np.float64]:
-        """Return V [B] of prefixes [B, L]."""
-        return to_float64(self._last(*compact(observations, self.vocab_size))[1])
+        """Return V [B] of prefixes [B, L]; with `state`, the slots of their rows (`Slots.of_rows`), only what these have not read is read."""
+        if not isinstance(state, SomeSlots):
+            return to_float64(self._last(*compact(observations, self.vocab_size))[1])
+        every = state.with_prefixes(observations)
+        return to_float64(self._step(every, state.slots, state.rows)[1])
 
     def next_token_logits(self, tokens: Tensor) -> Tensor:
         """Return logits [B, W, V] of right-padded token sequences [B, W], with gradients where they are enabled."""
@@ -239,10 +265,8 @@ class CausalLMPolicy(nn.Module):
 
         Right-padded ids need no mask: under causal attention no token looks at what stands to its right.
         """
-        logits = self.model(input_ids=ids.to(self._device), logits_to_keep=keep, **({"use_cache": False} | inputs)).logits
-        if self._head_input is None:
-            raise TypeError(f"{type(self.model).__name__} did not call its output embeddings; a causal language model is needed.")
-        hidden, self._head_input = self._head_input, None
+        ids = ids.to(self._device)
+        logits, hidden = output_layer.forward(self.model, input_ids=ids, logits_to_keep=keep, **({"use_cache": False} | inputs))
         return logits[..., : self.vocab_size], hidden
 
     def _last(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,16 @@ Axis legend: T steps, N environments, B rows, A actions, C tokens of a chunk.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+BLOCK = 128  # actions whose probabilities are summed up at once
+NOTHING_ALLOWED = "An action mask allows nothing at all; a state that is not over needs at least one action."
 
 
 class Acted(NamedTuple):
@@ -39,10 +43,30 @@ class Memory(NamedTuple):
 
 
 def acted(logits: Tensor, values: Tensor, state: Any, generator: np.random.Generator, action_masks: NDArray[np.bool_] | None, temperature: float) -> Acted:
-    """Return sampled actions from logits [N, A], with their log-probabilities, values [N] and the next state."""
-    log_probs = log_distribution(logits, None if action_masks is None else torch.from_numpy(action_masks), temperature)
-    actions = sample(log_probs, generator)
-    return Acted(actions.cpu().numpy(), to_float64(picked(log_probs, actions)), to_float64(values), state)
+    """Return sampled actions from logits [N, A], with their log-probabilities, values [N] and the next state; temperature 0 draws nothing."""
+    if action_masks is not None and not action_masks.any(-1).all():
+        raise ValueError(NOTHING_ALLOWED)
+    scaled = tempered(logits, None if action_masks is None else torch.from_numpy(action_masks).to(logits.device), temperature)
+    if temperature == 0.0:
+        actions = scaled.argmax(-1, keepdim=True)
+        chances = torch.ones_like(actions, dtype=scaled.dtype)
+    else:
+        probabilities = torch.softmax(scaled, dim=-1)
+        actions = sample(probabilities, generator)
+        chances = probabilities.gather(-1, actions)
+    chosen, chance, told = _on_host(actions, chances, values)
+    if not chance.all():  # rounding: the number met the whole sum, or a sum in parallel did not stand still
+        best = probabilities.max(-1)
+        chosen, chance = np.where(chance == 0, best.indices.cpu().numpy(), chosen), np.where(chance == 0, to_float64(best.values), chance)
+    return Acted(chosen, np.log(chance), told, state)
+
+
+def _on_host(actions: Tensor, chances: Tensor, values: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return actions and probabilities [N, 1] and values [N] as arrays [N]; from a GPU they come in one transfer, since each waits for it."""
+    if actions.device.type == "cpu":
+        return actions.numpy()[:, 0], to_float64(chances)[:, 0], to_float64(values)
+    stacked = to_float64(torch.stack([actions[:, 0].double(), chances[:, 0].double(), values.detach().double()]))
+    return stacked[0].astype(np.int64), stacked[1], stacked[2]
 
 
 def evaluated(logits: Tensor, values: Tensor, actions: Tensor, action_masks: Tensor | None, temperature: float) -> Evaluated:
@@ -71,32 +95,49 @@ def log_distribution(logits: Tensor, action_masks: Tensor | None, temperature: f
 
     Half precision becomes float32: a bfloat16 sum over a vocabulary is no distribution.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if action_masks is not None:
         action_masks = action_masks.to(logits.device)
         if not bool(action_masks.any(-1).all()):
-            raise ValueError("An action mask allows nothing at all; a state that is not over needs at least one action.")
-        logits = logits.masked_fill(~action_masks, -torch.inf)
+            raise ValueError(NOTHING_ALLOWED)
+    scaled = tempered(logits, action_masks, temperature)
     if temperature == 0.0:
-        best = torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
+        best = torch.zeros_like(scaled).scatter(-1, scaled.argmax(-1, keepdim=True), 1.0)
         return best.log()
-    return torch.log_softmax(logits / temperature if temperature != 1.0 else logits, dim=-1)
+    return torch.log_softmax(scaled, dim=-1)
 
 
-def sample(log_probs: Tensor, generator: np.random.Generator) -> Tensor:
-    """Return one action a row, int64 [B], from normalised log-probabilities [B, A], with one uniform number a row.
+def tempered(logits: Tensor, action_masks: Tensor | None, temperature: float) -> Tensor:
+    """Return logits [..., A] in float32 or better, -inf where forbidden, and divided by the temperature unless it is 0."""
+    if logits.dtype.itemsize < 4:
+        logits = logits.float()
+    if action_masks is not None:
+        logits = logits.masked_fill(~action_masks, -torch.inf)
+    return logits if temperature in (0.0, 1.0) else logits / temperature
 
-    Inverse CDF: the first action whose cumulative probability exceeds the number; `torch.multinomial` is over ten
-    times slower on a CPU. An action of probability 0 adds nothing to the sum and is never the first to exceed.
+
+def sample(probabilities: Tensor, generator: np.random.Generator) -> Tensor:
+    """Return one action a row, int64 [B, 1], from probabilities [B, A], with one uniform number a row.
+
+    Inverse CDF: the first action whose cumulative probability exceeds the number; `torch.multinomial` is over ten times slower on a CPU. An action
+    of probability 0 adds nothing to the sum and is never the first to exceed, but for rounding at the ends of sums.
+    Where there are many actions the sums of blocks are searched first, and then one block: a sum over all of them in order is slow.
     """
-    probabilities = log_probs.exp()
-    cumulative = probabilities.cumsum(-1)
-    uniform = torch.from_numpy(generator.random((len(log_probs), 1))).to(cumulative)
-    actions = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_(max=log_probs.shape[1] - 1)
-    impossible = probabilities.gather(-1, actions) == 0  # rounding: the number met the whole sum, or a sum in parallel did not stand still
-    if bool(impossible.any()):
-        actions = torch.where(impossible, probabilities.argmax(-1, keepdim=True), actions)
-    return actions.squeeze(1)
+    number = torch.from_numpy(generator.random((len(probabilities), 1))).to(probabilities)
+    num = probabilities.shape[1]
+    if num <= 8 * BLOCK:
+        cumulative = probabilities.cumsum(-1)
+        return torch.searchsorted(cumulative, number * cumulative[:, -1:], right=True).clamp_(max=num - 1)
+    whole = num - num % BLOCK
+    sums = probabilities[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)
+    if whole < num:
+        sums = torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True)], -1)
+    cumulative = sums.cumsum(-1)
+    number *= cumulative[:, -1:]
+    block = torch.searchsorted(cumulative, number, right=True).clamp_(max=sums.shape[1] - 1)
+    number -= cumulative.gather(1, block) - sums.gather(1, block)
+    columns = block * BLOCK + torch.arange(BLOCK, device=block.device)
+    inner = probabilities.gather(1, columns.clamp(max=num - 1)).masked_fill_(columns >= num, 0.0).cumsum(-1)
+    return (block * BLOCK + torch.searchsorted(inner, number, right=True).clamp_(max=BLOCK - 1)).clamp_(max=num - 1)
 
 
 def entropy_of(log_probs: Tensor) -> Tensor:
@@ -112,13 +153,32 @@ def picked(log_probs: Tensor, actions: Tensor) -> Tensor:
 
 def to_float64(values: Tensor) -> NDArray[np.float64]:
     """Return a tensor as a float64 array on the host."""
-    array: NDArray[np.float64] = values.detach().to("cpu", torch.float64).numpy()
+    values = values.detach()
+    if values.dtype.itemsize < 4:  # NumPy has no bfloat16
+        values = values.float()
+    array: NDArray[np.float64] = values.cpu().numpy().astype(np.float64)
     return array
 
 
-def weights_version(module: torch.nn.Module) -> tuple[tuple[int, int], ...]:
-    """Return what changes whenever a weight is replaced, or written in place as optimisers and `load_state_dict` do.
+Version = tuple[tuple[int, ...], tuple[int, ...], tuple[Any, ...]]
 
-    It is what tells a cache of keys and values that it has gone stale. Writing in place through `parameter.data` escapes it.
+
+class WeightsWatch:
+    """Tells whenever a weight of a module is replaced, or written in place as optimisers and `load_state_dict` do.
+
+    It is what tells a cache of keys and values that it has gone stale; adapters (peft's) that are switched off, on or over count as well.
+    Writing in place through `parameter.data` escapes it, and so do submodules that are exchanged.
     """
-    return tuple((parameter.data_ptr(), parameter._version) for parameter in module.parameters())
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._places = [(one._parameters, name) for one in module.modules() for name, value in one._parameters.items() if value is not None]
+        self._adapters = [one for one in module.modules() if hasattr(one, "_disable_adapters")]
+
+    def __call__(self) -> Version:
+        """Return what differs before and after."""
+        weights = [holder[name] for holder, name in self._places]
+        switches = tuple((one._disable_adapters, str(one._active_adapter)) for one in self._adapters)
+        return tuple(map(Tensor.data_ptr, weights)), tuple(map(_WRITTEN, weights)), switches  # type: ignore[arg-type]
+
+
+_WRITTEN = attrgetter("_version")

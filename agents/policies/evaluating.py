@@ -1,27 +1,33 @@
-"""What the present weights of a decoder say about tokens that were played: one forward per episode segment.
+"""What the present weights of a decoder say about tokens that were played: one reading of each episode segment.
 
 The last prefix of a segment, with its chunk behind it, holds all earlier ones, and token j of action t stands j tokens behind the end of
-prefix t. Where observations do not extend one another every step is a segment of its own.
-Axis legend: T steps, B rows, C tokens of a chunk, L observation columns, S segments, W compacted tokens, K kept positions, M tokens that
-count, H hidden size, V vocabulary.
+prefix t. Where observations do not extend one another every step is a segment of its own. Segments of like length are read together, and the
+output layer reads only where a token was chosen.
+Axis legend: T steps, B rows, C tokens of a chunk, L observation columns, S segments, W compacted tokens, M tokens that count, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from .common import Evaluated, entropy_of, log_distribution, picked
-from .prefixes import compact, counted_tokens, grown, room_left, segments
+from .common import Evaluated, log_distribution
+from .output_layer import device_of, hidden_at, is_alone, layer_of, logits_at
+from .prefixes import alike, compact, counted_tokens, grown, repeated, room_left, segments
+from .telling import Allowed, tell, tell_by_parts
+
+HELD = 1 << 24  # logits that may wait for the backward pass; where there are more of them, and the output layer stands alone, they are made twice
 
 
 class Reader(Protocol):
     """A policy that reads prefixes."""
 
+    model: nn.Module
     vocab_size: int
     chunk: int
 
@@ -29,35 +35,106 @@ class Reader(Protocol):
     def stops(self) -> NDArray[np.bool_]:
         """Return which ids end a text or a turn, bool [V]."""
 
-    def forward_tokens(self, ids: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        """Return logits [S, K, V] and hidden states [S, K, H] of the last `keep` positions of right-padded ids [S, W]."""
-
     def values_of(self, hidden: Tensor) -> Tensor:
         """Return values [...] of hidden states [..., H]."""
+
+
+class Asked(NamedTuple):
+    """The chosen tokens that something is to be said of, one after the other: int64 [M] each."""
+
+    segment: NDArray[np.int64]
+    place: NDArray[np.int64]  # in the segment, of the token before the chosen one
+    token: NDArray[np.int64]
+    step: NDArray[np.int64]  # t * B + b
+    order: NDArray[np.int64]  # in its chunk
 
 
 def evaluate_segments(policy: Reader, prefixes: NDArray[np.int64], actions: NDArray[np.int64], action_masks: Tensor | None, temperature: float) -> Evaluated:
     """Return log-probabilities, values and entropies [T, B] of actions [T, B], or of chunks [T, B, C], after prefixes [T, B, L].
 
     The entropy of a chunk is the sum of those of the distributions that its counted tokens were drawn from: its mean over chunks is theirs.
+    A step that repeats the one before it, its mask included, is not computed again.
     """
-    chunks, room = actions.reshape(*prefixes.shape[:2], policy.chunk), room_left(prefixes, policy.vocab_size)
+    shape, pad = prefixes.shape[:2], policy.vocab_size
+    chunks, lengths, room = actions.reshape(*shape, policy.chunk), (prefixes != pad).sum(-1), room_left(prefixes, pad)
+    masks = None if action_masks is None else action_masks.reshape(chunks.size, -1)
+    again = repeated(prefixes, lengths, chunks, masks)
     counted = counted_tokens(chunks, room, policy.stops)
     longer = grown(prefixes, chunks, counted, room)
-    last, segment = segments(prefixes, policy.vocab_size, longer)
-    lengths = (prefixes != policy.vocab_size).sum(-1)  # [T, B]
-    tokens, _ = compact(longer.reshape(-1, prefixes.shape[-1])[last], policy.vocab_size)
-    keep = tokens.shape[1] - int(lengths.min()) + 1
-    logits, hidden = policy.forward_tokens(torch.from_numpy(tokens), keep)
-    t, b, j = np.nonzero(counted)  # [M] each
-    ends = lengths - 1 - (tokens.shape[1] - keep)  # [T, B] the kept position where a prefix ends
-    at, where, step = (torch.from_numpy(index).to(logits.device) for index in (segment[t, b], ends[t, b] + j, t * prefixes.shape[1] + b))
-    masks = None if action_masks is None else action_masks.reshape(*chunks.shape, -1)[t, b, j]
-    log_probs = log_distribution(logits[at, where], masks, temperature)  # [M, V]
-    chosen = torch.from_numpy(chunks[t, b, j]).to(logits.device)
-    sums = [values.new_zeros(lengths.size).index_add(0, step, values).view(lengths.shape) for values in (picked(log_probs, chosen), entropy_of(log_probs))]
-    values = policy.values_of(hidden[torch.from_numpy(segment).to(logits.device), torch.from_numpy(ends).to(logits.device)])
-    return Evaluated(sums[0], values, sums[1])
+    last, segment = segments(prefixes, pad, longer, again)
+    t, b, j = np.nonzero(counted & ~again[..., None])
+    asked = Asked(segment[t, b], lengths[t, b] - 1 + j, chunks[t, b, j], t * shape[1] + b, j)
+    tokens, sizes = compact(longer.reshape(-1, prefixes.shape[-1])[last], pad)
+    read = readings(sizes, asked)
+    told = [_read(policy, tokens, one, asked, masks, temperature) for one in read]
+    which = np.concatenate([one.which for one in read])
+    steps, first = asked.step[which], asked.order[which] == 0
+    computed = np.maximum.accumulate(np.where(again, 0, np.arange(shape[0])[:, None]))  # [T, B] the step that each repeats
+
+    def by_step(numbers: Sequence[Tensor], at: NDArray[np.int64]) -> Tensor:
+        flat = torch.cat(list(numbers))
+        sums = flat.new_zeros(lengths.size).index_add(0, _there(at, flat.device), flat).view(shape)
+        return sums.gather(0, _there(computed, flat.device)) if again.any() else sums
+
+    log_probs, entropies, values = zip(*told, strict=True)
+    return Evaluated(by_step(log_probs, steps), by_step(values, steps[first]), by_step(entropies, steps))
+
+
+class Reading(NamedTuple):
+    """Segments of like length that are read together."""
+
+    rows: NDArray[np.int64]  # [S] of the segments
+    width: int  # W
+    which: NDArray[np.int64]  # [M] which chosen tokens stand in them
+    where: NDArray[np.int64]  # [M] row * W + place
+
+
+def readings(sizes: NDArray[np.int64], asked: Asked) -> list[Reading]:
+    """Return how segments of `sizes` [S] are read, and where the chosen tokens are then found."""
+    found: list[Reading] = []
+    row = np.empty_like(sizes)
+    for rows in alike(sizes):
+        row[:] = -1
+        row[rows] = np.arange(len(rows))
+        which = np.flatnonzero(row[asked.segment] >= 0)
+        width = int(sizes[rows].max())
+        found.append(Reading(rows, width, which, row[asked.segment[which]] * width + asked.place[which]))
+    return found
+
+
+def _read(policy: Reader, tokens: NDArray[np.int64], reading: Reading, asked: Asked, masks: Tensor | None, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probabilities and entropies [M] of the chosen tokens of a reading, and values of the states in which chunks of them begin."""
+    layer, which, device = layer_of(policy.model), reading.which, device_of(policy.model)
+    ids, where, chosen = (_there(index, device) for index in (tokens[reading.rows, : reading.width], reading.where, asked.token[which]))
+    allowed = None if masks is None else Allowed(masks, torch.from_numpy(asked.step[which] * policy.chunk + asked.order[which]))
+    if len(asked.token) * policy.vocab_size > HELD and is_alone(policy.model, ids[:1, :1]):
+        hidden = hidden_at(policy.model, ids, where)
+        told = tell_by_parts(lambda states: layer(states)[..., : policy.vocab_size], hidden, chosen, allowed, temperature, HELD // policy.vocab_size)
+    else:
+        logits, hidden = logits_at(policy.model, ids, where)
+        told = tell(logits[..., : policy.vocab_size], chosen, allowed, temperature)
+    first = asked.order[which] == 0
+    return (*told, policy.values_of(hidden if first.all() else hidden[_there(np.flatnonzero(first), hidden.device)]))
+
+
+def segment_values(policy: Reader, prefixes: NDArray[np.int64]) -> Tensor:
+    """Return the values [T, B] of prefixes [T, B, L], without a logit."""
+    shape, lengths = prefixes.shape[:2], (prefixes != policy.vocab_size).sum(-1)
+    last, segment = segments(prefixes, policy.vocab_size)
+    tokens, sizes = compact(prefixes.reshape(-1, prefixes.shape[-1])[last], policy.vocab_size)
+    nothing, steps = np.zeros(lengths.size, np.int64), np.arange(lengths.size)
+    asked = Asked(segment.reshape(-1), lengths.reshape(-1) - 1, nothing, steps, nothing)
+    device, values = device_of(policy.model), []
+    read = readings(sizes, asked)
+    for one in read:
+        hidden = hidden_at(policy.model, _there(tokens[one.rows, : one.width], device), _there(one.where, device))
+        values.append(policy.values_of(hidden))
+    flat = torch.cat(values)
+    return flat.new_zeros(lengths.size).index_add(0, _there(np.concatenate([one.which for one in read]), device), flat).view(shape)
+
+
+def _there(index: NDArray[np.int64], device: torch.device) -> Tensor:
+    return torch.from_numpy(index).to(device)
 
 
 def segment_distributions(policy: Reader, prefixes: NDArray[np.int64], action_masks: Tensor | None, temperature: float) -> Tensor:
@@ -70,7 +147,6 @@ def segment_distributions(policy: Reader, prefixes: NDArray[np.int64], action_ma
     last, segment = segments(prefixes, policy.vocab_size)
     lengths = (prefixes != policy.vocab_size).sum(-1)  # [T, B]
     tokens, _ = compact(prefixes.reshape(-1, prefixes.shape[-1])[last], policy.vocab_size)
-    keep = tokens.shape[1] - int(lengths.min()) + 1
-    logits, _ = policy.forward_tokens(torch.from_numpy(tokens), keep)
-    at, where = (torch.from_numpy(index).to(logits.device) for index in (segment, lengths - 1 - (tokens.shape[1] - keep)))
-    return log_distribution(logits[at, where], action_masks, temperature)
+    ids, where = (_there(index, device_of(policy.model)) for index in (tokens, (segment * tokens.shape[1] + lengths - 1).reshape(-1)))
+    logits, _ = logits_at(policy.model, ids, where)
+    return log_distribution(logits[:, : policy.vocab_size].view(*lengths.shape, -1), action_masks, temperature)

@@ -19,7 +19,7 @@ def new_gpt2(vocab_size: int, num_positions: int, *, eos_id: int | None, width: 
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=vocab_size,
+        vocab_size=int(vocab_size),  # a space tells NumPy's integer, and the library takes none
         n_positions=num_positions,
         n_embd=width,
         n_layer=layers,

@@ -27,7 +27,6 @@ from .seeding import seeded
 from .seq2seq import Seq2SeqPolicy
 
 LanguagePolicy = TypeVar("LanguagePolicy", CausalLMPolicy, Seq2SeqPolicy)
-BARE = (0, 0)  # marks the version of a state of play that the bare model filled: no parameter has this address
 
 
 def with_lora(
@@ -92,20 +91,10 @@ class BareBase:
     ) -> Acted:
         """Return sampled next tokens [N], their log-probabilities and values [N] under the base.
 
-        A state of play is marked as the base's: the policy that comes upon one takes it as stale, and so does the base with one of the policy's.
+        The policy takes a state of play that the base comes from as stale, and the base one of the policy's.
         """
-        if state is not None:
-            state.version = state.version[:-1] if state.version[-1:] == (BARE,) else ()
-        after = state
-        try:
-            with self._bare():
-                step = self.policy.act(observations, state, starts, generator, action_masks, temperature)
-            after = step.state
-        finally:
-            for held in [state] if after is state else [state, after]:
-                if held is not None:
-                    held.version = (*held.version, BARE)
-        return step
+        with self._bare():
+            return self.policy.act(observations, state, starts, generator, action_masks, temperature)
 
     def evaluate(
         self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None

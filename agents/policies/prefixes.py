@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+CALL = 64  # tokens that a model of two layers, 128 wide, reads in the time in which it does nothing but be called
 
 
 def compact(observations: NDArray[np.int64], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -58,18 +61,63 @@ def grown(observations: NDArray[np.int64], chunks: NDArray[np.int64], counted: N
     return longer
 
 
-def segments(observations: NDArray[np.int64], pad: int, longer: NDArray[np.int64] | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def unmoved(observations: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return in which steps [T, B] the prefix [T, B, L] is that of the step before."""
+    again = np.zeros(observations.shape[:2], np.bool_)
+    again[1:] = (observations[1:] == observations[:-1]).all(-1)
+    return again
+
+
+def repeated(observations: NDArray[np.int64], lengths: NDArray[np.int64], chunks: NDArray[np.int64], masks: Tensor | None) -> NDArray[np.bool_]:
+    """Return which steps [T, B] say again what the step before them says: prefix [T, B, L], chunk [T, B, C] and, where there are any, masks [T * B * C, V]."""
+    again = np.zeros(lengths.shape, np.bool_)
+    t, b = np.nonzero((lengths[1:] == lengths[:-1]) & (chunks[1:] == chunks[:-1]).all(-1))
+    again[t + 1, b] = (observations[t + 1, b] == observations[t, b]).all(-1)
+    if masks is not None and again.any():
+        t, b = np.nonzero(again)
+        by_step = masks.reshape(*lengths.shape, -1)
+        again[t, b] = (by_step[t, b] == by_step[t - 1, b]).all(-1).cpu().numpy()
+    return again
+
+
+def segments(
+    observations: NDArray[np.int64], pad: int, longer: NDArray[np.int64] | None = None, again: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return which flat steps (t * B + b) [S] end a segment, and the segment [T, B] that each step belongs to.
 
     Step t + 1 continues step t where its prefix begins in the same column, is longer, and repeats every token of what
-    step t is about: its prefix, or, with chunks, the prefix that `longer` [T, B, L] holds in its place (see `grown`).
+    step t is about: its prefix, or, with chunks, the prefix that `longer` [T, B, L] holds in its place (see `grown`). A step that is about
+    the same as the one before it (`again` [T, B]) continues it as well.
     """
     num_steps, num_rows = observations.shape[:2]
     before, after = (observations if longer is None else longer)[:-1], observations[1:]
     known, real = before != pad, after != pad
     extends = ((before == after) | ~known).all(-1) & (real.sum(-1) > known.sum(-1)) & (real.argmax(-1) == known.argmax(-1))
+    if again is not None:
+        extends |= again[1:]
     ends = np.concatenate([~extends, np.ones((1, num_rows), np.bool_)])  # [T, B]
     by_row = ends.T.reshape(-1)  # row after row, so that a segment is a run of steps
     number = np.concatenate([[0], np.cumsum(by_row)[:-1]]).reshape(num_rows, num_steps).T
     order = np.flatnonzero(by_row)
     return (order % num_steps) * num_rows + order // num_steps, number
+
+
+def alike(sizes: NDArray[np.int64], padding: float = 0.1) -> list[NDArray[np.int64]]:
+    """Return groups of segments of like length, each group's [S] numbers in ascending order: few groups, and little padding in them.
+
+    Padded to the longest of its group, no more than the share `padding` of all tokens is added to segments of `sizes` [S], or the few that cost
+    less than a call of the model. Groups are joined one by one, the cheapest neighbours first, for as long as that holds.
+    """
+    tops, which, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+    group, left = np.arange(len(tops)), max(padding * float(sizes.sum()), CALL)
+    tops, counts = tops.astype(np.float64), counts.astype(np.float64)
+    while len(tops) > 1:
+        costs = counts[:-1] * np.diff(tops)  # of padding a group to its longer neighbour's length
+        cheapest = int(costs.argmin())
+        if costs[cheapest] > left:
+            break
+        left -= costs[cheapest]
+        counts[cheapest + 1] += counts[cheapest]
+        tops, counts = np.delete(tops, cheapest), np.delete(counts, cheapest)
+        group[group > cheapest] -= 1
+    return [np.flatnonzero(group[which] == number) for number in range(len(tops) - 1, -1, -1)]

@@ -43,6 +43,8 @@ class SeparateCritic(nn.Module):
         self.sequential = bool(actor.sequential or critic.sequential)
         # What `check_fit` looks at.
         self.vocab_size, self.chunk, self.continuous = getattr(actor, "vocab_size", None), getattr(actor, "chunk", 1), getattr(actor, "continuous", None)
+        # A language model reads whole texts faster than token by token: what it says of a rollout's states is then asked for when it is complete.
+        self.values_later = hasattr(critic, "evaluate_values")
         remembered = self.actor.initial_state(1)
         self._width = remembered.shape[-1] if isinstance(remembered, np.ndarray) else 0  # of a state [N, H], the actor's part
 
@@ -59,9 +61,11 @@ class SeparateCritic(nn.Module):
         action_masks: NDArray[np.bool_] | None = None,
         temperature: float = 1.0,
     ) -> Acted:
-        """Return the actor's actions and log-probabilities and the critic's values [N]."""
+        """Return the actor's actions and log-probabilities and the critic's values [N]: NaN where they are found later, at once."""
         states = self._apart(state)
         step = self.actor.act(observations, states.actor, starts, generator, action_masks, temperature)
+        if self.values_later:
+            return step._replace(values=np.full(len(observations), np.nan), state=_joined(step.state, None))
         judged = self.critic.act(observations, states.critic, starts, np.random.default_rng(0))  # `act`, and not `value`, goes on from its own state
         return Acted(step.actions, step.log_probs, judged.values, _joined(step.state, judged.state), step.action_masks)
 
@@ -71,8 +75,15 @@ class SeparateCritic(nn.Module):
         """Return the actor's log-probabilities and entropies and the critic's values [T, B]."""
         remembered = self._memories(memory)
         ours = self.actor.evaluate(observations, actions, action_masks, temperature, remembered[0])
+        if self.values_later:
+            return Evaluated(ours.log_probs, self.critic.evaluate_values(observations), ours.entropy)
         judged = self.critic.evaluate(observations, actions[..., 0] if self.chunk > 1 else actions, memory=remembered[1])
         return Evaluated(ours.log_probs, judged.values, ours.entropy)
+
+    def evaluate_values(self, observations: Tensor) -> Tensor:
+        """Return the critic's values [T, B]; only where `values_later`."""
+        values: Tensor = self.critic.evaluate_values(observations)
+        return values
 
     def distributions(self, observations: Tensor, action_masks: Tensor | None = None, temperature: float = 1.0, memory: Memory | None = None) -> Tensor:
         """Return the log-probabilities [T, B, A] of all actions of the actor."""

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .causal_lm import VALUE_HEAD
-from .common import Acted, Evaluated, Memory, acted, evaluated, greedy, log_distribution, to_float64, weights_version
+from .common import Acted, Evaluated, Memory, Version, WeightsWatch, acted, evaluated, greedy, log_distribution, to_float64
 from .local_models import no_bars
-from .prefixes import compact, segments
+from .prefixes import compact, segments, unmoved
 from .seeding import seeded
 from .value_head import value_head_for
 
@@ -34,7 +34,8 @@ class Encoded:
 
     prompts: NDArray[np.int64]  # [N, P], -1 where nothing is encoded yet
     states: Tensor  # [N, P, H]
-    version: tuple[tuple[int, int], ...]  # see `weights_version`
+    watch: WeightsWatch
+    version: Version
 
 
 class Seq2SeqPolicy(nn.Module):
@@ -97,10 +98,10 @@ class Seq2SeqPolicy(nn.Module):
 
     def _encoded(self, prompts: NDArray[np.int64], state: Encoded | None) -> Encoded:
         """Return what the encoder says of prompts [N, P], running it on those rows only whose prompt is new."""
-        version = weights_version(self.model)
-        if state is None or state.prompts.shape != prompts.shape or state.version != version:
+        if state is None or state.prompts.shape != prompts.shape or state.watch() != state.version:
             hidden = self.value_head.in_features
-            state = Encoded(np.full_like(prompts, -1), torch.zeros(*prompts.shape, hidden, dtype=self._dtype, device=self._device), version)
+            watch = WeightsWatch(self.model)
+            state = Encoded(np.full_like(prompts, -1), torch.zeros(*prompts.shape, hidden, dtype=self._dtype, device=self._device), watch, watch())
         new = np.flatnonzero((state.prompts != prompts).any(1))
         if len(new):
             states, _ = self._encode(prompts[new])
@@ -130,7 +131,7 @@ class Seq2SeqPolicy(nn.Module):
         prefixes, prompt = observations.cpu().numpy(), slice(self.prompt_tokens)
         marked = prefixes.copy()  # pads of the prompt count as known: steps with different prompts never continue one another
         marked[..., prompt] = np.where(prefixes[..., prompt] == self.vocab_size, self.vocab_size + 1, prefixes[..., prompt])
-        last, segment = segments(marked, self.vocab_size)
+        last, segment = segments(marked, self.vocab_size, again=unmoved(marked))
         whole = prefixes.reshape(-1, prefixes.shape[-1])[last]  # [S, L]
         return self._heads(*self._encode(whole[:, prompt]), whole, segment, self._ends(prefixes))
 

@@ -1,7 +1,8 @@
 """Proximal policy optimisation with a clipped surrogate (Schulman et al. 2017, "Proximal policy optimization algorithms").
 
 The story: play a window of steps, or whole episodes; price what leaves the reference policy; judge every action by the
-advantage; move the policy a few epochs towards what was better than expected, and no further than the clip lets it.
+advantage; move the policy a few epochs towards what was better than expected, and no further than the clip lets it. How far it has moved is
+reckoned from the policy at the beginning of the iteration, whoever played: see `agents.off_policy` for steps of noise and of older rollouts.
 Axis legend: T steps, N environments, B rows of a minibatch.
 """
 
@@ -15,11 +16,13 @@ from typing import NamedTuple, get_args
 import numpy as np
 import torch
 
+from ..accumulating import accumulate, check_micro_batch
 from ..advantages import GAE, Advantage, Estimate, Normalisation, estimate, normalise
 from ..kl import FixedKL, KLPrice
 from ..learner import Learner
 from ..leaving import KLPlace, check_reference, priced
 from ..losses import kl_loss, mean_entropy, value_loss
+from ..masking import NLPO
 from ..metrics import critic_metrics, episode_metrics, mean_of
 from ..play import AnyVectorEnv
 from ..policies import Memory, Policy
@@ -53,19 +56,29 @@ class Config:
     vf_coef: float = 0.5  # weight of the value loss
     value_warmup: int = 0  # iterations in which the critic alone learns, before the policy moves
     max_grad_norm: float = 0.5  # gradients longer than this are cut to it
+    micro_batch: int | None = None  # columns (or steps, where a policy reads no sequences) that are read at a time, for less memory; the step is the same
     target_kl: float | None = None  # stop the epochs of an iteration once approx_kl exceeds this
     temperature: float = 1.0  # of sampling, and so of the policy that is trained
+    replay: int = 0  # older rollouts that are kept to learn from again; needs an estimator such as VTrace, and normalise="none"
+    replayed: int = 1  # how many of them, drawn by lot, stand beside each new one
+    epsilon: float = 0.0  # share of the actions that are drawn evenly from the allowed ones; needs the same
+    bonus_coef: float = 0.0  # a step is paid this / sqrt(how often its action was tried in its state), in units of reward; where states can be counted
+    nlpo: NLPO | None = None  # what is sampled must be likely under a copy of the policy that lags behind: nlpo(top_p=0.9, every=20)
     kl: KLPrice = field(default_factory=lambda: FixedKL(0.0))  # price of a nat away from the reference policy, in units of reward; needs a reference
     kl_in: KLPlace = "reward"  # where it is paid: in the "reward", or in the "loss" (k3)
+    kl_exact_every: int = 4  # iterations between two measurements of the KL divergence over all actions, "kl_step/exact"; 0: never
 
     def __post_init__(self) -> None:
         if not callable(self.advantage):
             raise TypeError(f"advantage must be an object such as GAE(), or a callable, got {self.advantage!r}; agents.advantages.parse reads a spelling.")
         check_numbers(self, ("num_epochs", "num_minibatches"))
+        check_micro_batch(self.micro_batch)
         if self.normalise not in get_args(Normalisation):
             raise ValueError(f"normalise must be one of {get_args(Normalisation)}, got {self.normalise!r}.")
         if self.value_warmup < 0:
             raise ValueError(f"value_warmup must be at least 0 iterations, got {self.value_warmup}.")
+        if self.nlpo is not None and (self.epsilon or self.replay):
+            raise ValueError("NLPO forbids what epsilon would try, and what older masks allowed: set epsilon=0 and replay=0, or nlpo=None.")
 
 
 def train(
@@ -114,17 +127,18 @@ def train(
         for iteration in run:
             done = iteration / total
             learner.optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - done if config.anneal_lr else 1)
+            learner.follow(config.nlpo, iteration)
             played = learner.play(config.num_steps, config.episodes_per_row, config.temperature, fill)
             rollout, metrics = played.rollout, episode_metrics(played)
-            if reference is not None:
-                rollout, told = priced(rollout, reference, config, learner.coefficients, metrics["episodes"])
-                metrics |= told
+            rollout, told = priced(rollout, policy, reference, config, learner.coefficients, iteration, metrics["episodes"]) if reference else (rollout, {})
+            rollout, bonus = learner.experience.curious(rollout, env, config.bonus_coef)
+            rollout, old = learner.experience.recall(played, rollout, policy, config, told.get("kl_price", 0.0), learner.generators.minibatches)
             judged = estimate(config.advantage, rollout)
-            weights = weights_of(config, iteration, done, learner, metrics.get("kl_price", 0.0))
-            metrics |= update(learner, rollout, judged, config, weights)
+            weights = weights_of(config, iteration, done, learner, told.get("kl_price", 0.0))
+            metrics |= told | bonus | old | update(learner, rollout, judged, config, weights)
             if evaluate is not None and ((iteration + 1) % evaluate_every == 0 or iteration + 1 == total):
                 metrics |= {f"eval/{name}": value for name, value in evaluate(learner.generators.evaluation).items()}
-            run.log(metrics, steps=steps if config.episodes_per_row is None else int(rollout.valid.sum()))
+            run.log(metrics, steps=steps if config.episodes_per_row is None else int(played.rollout.valid.sum()))
     return run
 
 
@@ -167,7 +181,6 @@ def loss(policy: Policy, batch: Batch, config: Config, weights: Weights) -> tupl
 def update(learner: Learner, rollout: Rollout, judged: Estimate, config: Config, weights: Weights) -> dict[str, float]:
     """Move the policy a few epochs towards what was judged better; return the means of the losses and their diagnostics."""
     advantages = normalise(judged.advantages, rollout.valid, config.normalise, rollout.groups)
-    parameters = list(learner.policy.parameters())
     seen: list[dict[str, float]] = []
     for _ in range(config.num_epochs):
         for batch in minibatches(
@@ -175,11 +188,9 @@ def update(learner: Learner, rollout: Rollout, judged: Estimate, config: Config,
         ):
             if config.normalise == "minibatch":
                 batch = batch._replace(advantages=normalise(batch.advantages, batch.valid))
-            objective, parts = loss(learner.policy, batch, config, weights)
             learner.optimizer.zero_grad()
-            objective.backward()
-            parts["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            learner.optimizer.step()
+            parts = accumulate(batch, config.micro_batch, lambda part: loss(learner.policy, part, config, weights))
+            parts["grad_norm"] = learner.step(config.max_grad_norm)
             seen.append({name: float(value.detach()) for name, value in parts.items()})
         if config.target_kl is not None and seen[-1]["approx_kl"] > config.target_kl:
             break

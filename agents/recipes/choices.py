@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from .. import advantages, ppo, sft, surrogates
+from .. import a2c, advantages, masking, policy_gradient, ppo, prompting_names, sft, surrogates
 from ..kl import FixedKL, kl_price_from_json, kl_price_to_json
+from ..prompting import Prompting
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,15 @@ class Model:
 
 
 @dataclass(frozen=True)
-class PPOText:
-    """Train a language model by PPO on TextGen-v0: warm it up on the text, then let it be rewarded."""
+class Job:
+    """What a job is apart from its algorithm: material, model, and how it is run."""
 
     text: Annotated[Text, arg(name="")] = field(default_factory=Text)
     model: Annotated[Model, arg(name="")] = field(default_factory=Model)
     warmup: sft.Config = field(default_factory=sft.Config)
-    ppo: Annotated[ppo.Config, arg(name="")] = field(default_factory=lambda: ppo.Config(kl=FixedKL(0.06)))
+    prompting: Prompting | None = None
+    """Which prompts are played, with --episodes-per-row 1: uniform, priority, curriculum (from short to long) or "groups(size=8)", which methods that
+    compare the answers to one prompt need. None: each row draws its own, uniformly."""
     num_envs: int = 128
     """Texts written side by side."""
     num_eval: int = 1024
@@ -74,11 +77,13 @@ class PPOText:
     seed: int = 0
     """Of everything random."""
     folder: Path | None = None
-    """Run folder; without it, runs/ppo-NAME-seedN-TIME."""
+    """Run folder; without it, runs/ALGORITHM-NAME-seedN-TIME."""
     save_every: int = 20
     """Iterations between checkpoints."""
     threads: int = 1
     """Threads of torch; small models gain little from a second one, and lose much where it has to be shared."""
+    profile: bool = False
+    """Print where the time of training went: acting, environment, forward, backward ..."""
     quiet: bool = False
     """Print nothing."""
 
@@ -88,32 +93,87 @@ class PPOText:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
-# The choices of an algorithm that are objects: how each becomes JSON, and comes back.
-SPELLED: dict[str, tuple[Callable[[Any], dict[str, Any]], Callable[[Any], Any]]] = {
+@dataclass(frozen=True)
+class PPOText:
+    """Train a language model by PPO on TextGen-v0: warm it up on the text, then let it be rewarded."""
+
+    job: Annotated[Job, arg(name="")] = field(default_factory=Job)
+    algorithm: Annotated[ppo.Config, arg(name="")] = field(default_factory=lambda: ppo.Config(kl=FixedKL(0.06)))
+
+
+@dataclass(frozen=True)
+class A2CText:
+    """Train a language model by A2C on TextGen-v0: warm it up on the text, then let it be rewarded."""
+
+    job: Annotated[Job, arg(name="")] = field(default_factory=lambda: Job(num_envs=32, evaluate_every=40, save_every=80))
+    algorithm: Annotated[a2c.Config, arg(name="")] = field(
+        default_factory=lambda: a2c.Config(
+            total_timesteps=120_000,
+            num_steps=24,
+            optimizer="adam",
+            learning_rate=1e-3,
+            anneal_lr=True,
+            advantage=advantages.GAE(gamma=1.0, gae_lambda=0.95),
+            normalise="batch",
+            kl=FixedKL(0.06),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class PolicyGradientText:
+    """Train a language model by REINFORCE on TextGen-v0: warm it up on the text, then let it be rewarded.
+
+    With --supervised-coef the texts of the warm-up go on being learned beside it (MIXER, Ranzato et al. 2016, arXiv 1511.06732).
+    """
+
+    job: Annotated[Job, arg(name="")] = field(default_factory=lambda: Job(num_envs=32, evaluate_every=40, save_every=80))
+    algorithm: Annotated[policy_gradient.Config, arg(name="")] = field(default_factory=lambda: policy_gradient.Config(kl=FixedKL(0.08)))
+
+
+TextJob = PPOText | A2CText | PolicyGradientText
+COMMANDS: dict[str, tuple[type[Any], type[Any]]] = {  # what each job is called, and its two classes: the job's, and its algorithm's choices
+    "ppo": (PPOText, ppo.Config),
+    "a2c": (A2CText, a2c.Config),
+    "policy_gradient": (PolicyGradientText, policy_gradient.Config),
+}
+
+# The choices that are objects: how each becomes JSON, and comes back.
+SPELLED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "advantage": (advantages.to_json, advantages.from_json),
     "surrogate": (surrogates.to_json, surrogates.from_json),
     "kl": (kl_price_to_json, kl_price_from_json),
+    "prompting": (prompting_names.to_json, prompting_names.from_json),
+    "nlpo": (masking.to_json, masking.from_json),
 }
 
 
-def to_json(choice: PPOText) -> dict[str, Any]:
+def command_of(choice: TextJob) -> str:
+    """Return what a job is called: "ppo", "a2c" or "policy_gradient"."""
+    return next(name for name, (kind, _) in COMMANDS.items() if type(choice) is kind)
+
+
+def to_json(choice: TextJob) -> dict[str, Any]:
     """Return a job as JSON values; paths become absolute, so that the job can be repeated from anywhere."""
-    return {"command": "ppo", **_values(choice)}
+    name = command_of(choice)
+    return {"command": name, **_values(choice.job), name: _values(choice.algorithm)}
 
 
-def from_json(data: Mapping[str, Any]) -> PPOText:
-    """Return the job that `to_json` described; raises `ValueError` if it is another one."""
+def from_json(data: Mapping[str, Any]) -> TextJob:
+    """Return the job that `to_json` described; raises `ValueError` if it is none of these, or of another version."""
     rest: dict[str, Any] = dict(data)
-    if rest.pop("command", None) != "ppo":
-        raise ValueError(f"This configuration is of the command {data.get('command')!r}, not of 'ppo'.")
+    name = rest.pop("command", None)
+    if name not in COMMANDS:
+        raise ValueError(f"This configuration is of the command {name!r}, not of one of {', '.join(COMMANDS)}.")
+    kind, config = COMMANDS[name]
     try:
-        algorithm = dict(rest.pop("ppo"))
-        algorithm |= {name: read(algorithm[name]) for name, (_, read) in SPELLED.items()}
+        algorithm = config(**_read(rest.pop(name)))
         text, model = Text(**_typed(Text, rest.pop("text"))), Model(**_typed(Model, rest.pop("model")))
-        warmup = sft.Config(**rest.pop("warmup"))
-        return PPOText(text=text, model=model, warmup=warmup, ppo=ppo.Config(**algorithm), **_typed(PPOText, rest))
+        job = Job(text=text, model=model, warmup=sft.Config(**rest.pop("warmup")), **_typed(Job, _read(rest)))
+        found: TextJob = kind(job, algorithm)
     except (KeyError, TypeError) as error:
         raise ValueError(f"This configuration does not fit this version of the program: {error}.") from error
+    return found
 
 
 def _values(choice: Any) -> dict[str, Any]:
@@ -122,12 +182,17 @@ def _values(choice: Any) -> dict[str, Any]:
         value = getattr(choice, one.name)
         if isinstance(value, Path):
             value = str(value.resolve())
-        elif one.name in SPELLED:
+        elif one.name in SPELLED and value is not None:
             value = SPELLED[one.name][0](value)
-        elif isinstance(value, (Text, Model, sft.Config, ppo.Config)):
+        elif isinstance(value, (Text, Model, sft.Config)):
             value = _values(value)
         found[one.name] = value
     return found
+
+
+def _read(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `data` with the choices that are objects as such."""
+    return {name: SPELLED[name][1](value) if name in SPELLED and value is not None else value for name, value in data.items()}
 
 
 def _typed(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from .cloning import CloningConfig, clone, imitation
 from .demonstrations import Demonstrations, Scripted, demonstrations_of, split_episodes
 from .sequences import Sequences, encode_pairs, pad_pairs, pad_sequences
-from .sft import Config, Judged, judge, next_token_nats, train
+from .sft import Config, Judged, batch_loss, judge, next_token_nats, train
 
 __all__ = [
     "CloningConfig",
@@ -12,6 +12,7 @@ __all__ = [
     "Judged",
     "Scripted",
     "Sequences",
+    "batch_loss",
     "clone",
     "demonstrations_of",
     "encode_pairs",

@@ -104,7 +104,7 @@ def train(
         for update in run:
             optimizer.param_groups[0]["lr"] = config.learning_rate * _schedule(update, config.num_updates)
             batch = sequences.take(generator.integers(len(sequences.tokens), size=config.batch_size))
-            loss = next_token_loss(*_predicted(policy, batch))
+            loss = batch_loss(policy, batch)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(list(policy.parameters()), config.max_grad_norm)
@@ -117,6 +117,11 @@ def train(
             patience.stop(run)
     patience.end(run)
     return run
+
+
+def batch_loss(policy: LanguageModel, batch: Sequences) -> Tensor:
+    """Return the mean cross-entropy of a batch's learned tokens, in nats a token: a scalar that has a gradient."""
+    return next_token_loss(*_predicted(policy, batch))
 
 
 def judge(policy: LanguageModel, sequences: Sequences, batch_size: int = 256) -> Judged:

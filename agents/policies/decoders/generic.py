@@ -1,0 +1,131 @@
+"""Any `transformers` decoder over a cache of slots, through the library's own forward.
+
+Each row owns a slot of a preallocated cache; new keys and values are written at that row's own positions, and explicit
+`position_ids` and a 4-D mask make the logits those of the uncached forward. So a row that begins anew is encoded while the
+others go on, and no row waits for another.
+Axis legend: N slots, B rows of one call, Q new tokens a row, U cached positions in use, H heads, D head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .checks import check_fits
+from .plain import short_window
+
+
+class _SlotLayer(CacheLayerMixin):
+    """One layer's keys and values [N, H, width, D]."""
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        n, width = self.cache.num_slots, self.cache.width + 1  # the last column catches what pads write beyond the end
+        self.keys = key_states.new_zeros(n, key_states.shape[1], width, key_states.shape[3])
+        self.values = value_states.new_zeros(n, value_states.shape[1], width, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write [B, H, Q, D] at the rows' own positions; return what they may attend to, [B, H, U, D]."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        cache = self.cache
+        self.keys[cache.rows[:, None], :, cache.positions] = key_states.transpose(1, 2)
+        self.values[cache.rows[:, None], :, cache.positions] = value_states.transpose(1, 2)
+        rows = slice(None) if len(cache.rows) == cache.num_slots else cache.rows
+        return self.keys[rows, :, : cache.upto], self.values[rows, :, : cache.upto]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.upto, 0
+
+    def get_seq_length(self) -> int:
+        return 0  # the library would derive positions from it; they are given instead
+
+    def get_max_length(self) -> int:
+        return self.cache.width
+
+
+class SlotCache(Cache):
+    """N slots of `width` positions for a decoder of `num_layers` layers."""
+
+    def __init__(self, num_slots: int, width: int, num_layers: int) -> None:
+        self.num_slots, self.width = num_slots, width
+        super().__init__(layers=[_SlotLayer(self) for _ in range(num_layers)])
+
+    def place(self, rows: Tensor, starts: Tensor, num_new: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Aim the next forward: slots `rows` [B] in ascending order, first positions `starts` [B], Q = `num_new` tokens each.
+
+        Returns position ids [B, Q] and the additive attention mask [B, 1, Q, U]. A row with fewer than Q new tokens is
+        padded on the right: what its pads write lies beyond its end and is overwritten before anything may attend to it.
+        """
+        self.rows = rows
+        self.positions = (starts[:, None] + torch.arange(num_new, device=starts.device)).clamp_(max=self.width)
+        self.upto = int(self.positions.max()) + 1
+        hidden = torch.arange(self.upto, device=starts.device) > self.positions[:, None, :, None]
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=starts.device).masked_fill_(hidden, torch.finfo(dtype).min)
+        return self.positions.clamp(max=self.width - 1), mask
+
+
+class LibraryDecoder:
+    """A decoder over the library's forward: any causal model that takes position ids, a 4-D mask and a cache of layers."""
+
+    name = "any (library)"
+
+    def __init__(self, model: nn.Module, num_slots: int, width: int, dtype: torch.dtype | None = None) -> None:
+        config = model.config.get_text_config()  # type: ignore[operator, union-attr]
+        if (window := short_window(config, width)) is not None:
+            raise ValueError(f"This model attends to {window} tokens at a time, observations hold up to {width}; pass use_cache=False to the policy.")
+        self.model, self.num_slots, self.width = model, num_slots, width
+        self.own: torch.dtype = model.dtype  # type: ignore[assignment]
+        self.dtype = dtype or self.own
+        self.cache = SlotCache(num_slots, width, config.num_hidden_layers)
+        self._read: list[Tensor] = []  # what the output layer was last given
+
+    @torch.no_grad()
+    def extend(self, ids: Tensor, starts: Tensor, new: Tensor | None = None, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Do what `Decoder.extend` promises."""
+        check_fits(ids, starts, new, rows, self.num_slots, self.width)
+        device = self.model.device
+        ids, starts = ids.to(device), starts.to(device)  # type: ignore[arg-type]
+        slots = torch.arange(self.num_slots, device=ids.device) if rows is None else rows.to(ids.device)
+        num_new = ids.shape[1]
+        lengths = torch.full_like(starts, num_new) if new is None else new.to(ids.device)
+        keep = num_new - int(lengths.min()) + 1
+        last = lengths - 1 - (num_new - keep)
+        at = torch.arange(len(last), device=ids.device)
+        positions, mask = self.cache.place(slots, starts, num_new, self.dtype)
+        logits, hidden = self._forward(ids, positions, mask, keep)
+        return logits[at, last].to(torch.promote_types(logits.dtype, torch.float32)), hidden[at, last]
+
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
+        # The one place where every decoder shows its final hidden states at just the kept positions.
+        hook = head.register_forward_pre_hook(lambda module, inputs: self._read.append(inputs[0]))
+        try:
+            with torch.autocast(ids.device.type, dtype=self.dtype, enabled=self.dtype != self.own):
+                logits: Tensor = self.model(
+                    input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=self.cache, use_cache=True, logits_to_keep=keep
+                ).logits
+        finally:
+            hook.remove()
+        if not self._read:
+            raise TypeError(f"{type(self.model).__name__} did not call its output embeddings; a causal language model is needed.")
+        return logits, self._read.pop()
+
+    def copy_slots(self, source: Tensor, target: Tensor, of: LibraryDecoder | None = None) -> None:
+        """Do what `Decoder.copy_slots` promises."""
+        for layer, other in zip(self.cache.layers, (of or self).cache.layers, strict=True):
+            if other.is_initialized:
+                if not layer.is_initialized:
+                    layer.lazy_initialization(other.keys, other.values)
+                for kept, theirs in ((layer.keys, other.keys), (layer.values, other.values)):
+                    kept[target.to(kept.device)] = theirs[source.to(kept.device)]
+
+    def rebind(self) -> None:
+        """Do nothing: the library reads its own weights."""

@@ -1,0 +1,171 @@
+"""What a cache is trusted for, what it is asked to read, and that forks copy it; that its numbers are right is for the tests of policies and decoders."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from helpers import SmallCore, tiny_language_model
+from torch import nn
+
+from agents.forks import continued
+from agents.play import begin, collect
+from agents.policies import CausalLMPolicy
+from textgym.vector import GymVectorEnv
+
+V = 6  # ids of the small task; its pad
+
+
+def env(num_envs: int = 4) -> GymVectorEnv:
+    return GymVectorEnv(SmallCore(), num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def watched(policy: CausalLMPolicy, reads: list[tuple[int, int]]) -> CausalLMPolicy:
+    """Note down how many rows and tokens the decoders of a policy are given from now on."""
+    made = policy._cache
+
+    def cache(*args: Any) -> Any:
+        found = made(*args)
+        if not hasattr(found.decoder, "noted"):
+            extend = found.decoder.extend
+
+            def noted(ids: torch.Tensor, starts: torch.Tensor, new: torch.Tensor | None = None, rows: torch.Tensor | None = None) -> Any:
+                reads.append((len(ids), int(len(ids) if new is None else new.sum())))
+                return extend(ids, starts, new, rows)
+
+            found.decoder.extend, found.decoder.noted = noted, True
+        return found
+
+    policy._cache = cache  # type: ignore[method-assign]
+    return policy
+
+
+def observation(*rows: list[int]) -> np.ndarray:
+    """Prefixes whose prompts end in column 3, as the small task lays them out."""
+    found = np.full((len(rows), 8), V)
+    for i, row in enumerate(rows):
+        found[i, 3 - min(3, len(row)) : 3 - min(3, len(row)) + len(row)] = row
+    return found
+
+
+def act(policy: CausalLMPolicy, prefixes: np.ndarray, state: Any, seed: int = 0) -> Any:
+    return policy.act(prefixes, state, np.zeros(len(prefixes), np.bool_), np.random.default_rng(seed))
+
+
+class TestReading:
+    def test_a_token_at_a_time_and_those_that_begin_anew_beside(self) -> None:
+        reads: list[tuple[int, int]] = []
+        policy = watched(tiny_language_model(), reads)
+        step = act(policy, observation([1, 2], [3], [1, 2, 3]), None)
+        assert reads == [(3, 6)], "the prompts, at once"
+        grown = step.state.seen.copy()
+        step = act(policy, grown, step.state)
+        assert reads[1:] == [(3, 3)], "the tokens that were drawn"
+        anew = step.state.seen.copy()
+        anew[1] = observation([4, 4, 1])[0]
+        step = act(policy, anew, step.state)
+        assert reads[2:] == [(1, 2), (3, 3)], "the new prompt up to its last token, which is read together with the others' tokens"
+
+    def test_what_was_played_before_is_not_read_again(self) -> None:
+        reads: list[tuple[int, int]] = []
+        policy = watched(tiny_language_model(), reads)
+        step = act(policy, observation([1, 2, 3], [3, 1, 1]), None)
+        step = act(policy, step.state.seen.copy(), step.state)
+        act(policy, observation([1, 2, 3], [3, 1, 2]), step.state)
+        assert reads[2:] == [(2, 2)], "the same prompt again, and one that differs in its last token"
+
+    def test_the_critic_reads_what_play_has_not(self) -> None:
+        reads: list[tuple[int, int]] = []
+        policy = watched(tiny_language_model(), reads)
+        rows = env()
+        played = collect(rows, policy, begin(rows, policy, seed=0), np.random.default_rng(0), num_steps=2)
+        assert reads[-1][1] <= 4, "a token a row, where a window ends"
+        plain = policy.value(played.position.observations)
+        np.testing.assert_allclose(played.rollout.next_values[-1][~played.rollout.ends[-1]], plain[~played.rollout.ends[-1]], atol=1e-6)
+
+
+class TestTrust:
+    def test_two_states_of_one_shape_share_a_cache_and_do_not_mix(self) -> None:
+        policy, plain = tiny_language_model(), tiny_language_model()
+        plain.use_cache = False
+        prefixes = observation([1, 2], [3, 3]), observation([4], [2, 1, 1])
+        states: list[Any] = [None, None]
+        for turn in range(4):
+            for i in (0, 1):
+                expected = act(plain, prefixes[i], None, seed=turn)
+                found = act(policy, prefixes[i], states[i], seed=turn)
+                assert np.array_equal(found.actions, expected.actions)
+                np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
+                states[i] = found.state
+            prefixes = states[0].seen.copy(), states[1].seen.copy()
+        assert states[0].cache is states[1].cache
+
+    def test_a_layer_with_a_hook_or_an_adapter_is_noticed_at_the_next_rollout(self) -> None:
+        policy = tiny_language_model()
+        before = act(policy, observation([1, 2]), None)
+        policy.model.transformer.h[0].mlp.register_forward_hook(lambda module, inputs, output: output * 0)
+        after = act(policy, observation([1, 2]), None)
+        with torch.no_grad():
+            expected = torch.log_softmax(policy.model(torch.tensor([[1, 2]])).logits[0, -1, :V], -1)
+        assert after.log_probs[0] == pytest.approx(float(expected[after.actions[0]]), abs=1e-5)
+        assert before.state.cache is after.state.cache, "renewed in its place"
+
+    def test_no_cache_travels_with_copies_and_pickles(self) -> None:
+        policy = tiny_language_model()
+        act(policy, observation([1, 2]), None)
+        assert policy._caches
+        for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+            assert not other._caches
+            assert np.array_equal(act(other, observation([1, 2]), None).actions, act(policy, observation([1, 2]), None).actions)
+
+
+class TestForks:
+    @pytest.mark.parametrize("fast", [True, False], ids=["fast", "library"])
+    def test_copies_read_one_token_and_play_as_if_they_had_read_all(self, fast: bool) -> None:
+        reads: list[tuple[int, int]] = []
+        policy = tiny_language_model().double()
+        policy.fast = fast
+        nn.init.normal_(policy.value_head.weight)
+        watched(policy, reads)
+        rows = env(3)
+        position = collect(rows, policy, begin(rows, policy, seed=2), np.random.default_rng(0), num_steps=2).position
+        index = np.array([2, 0, 0, 2, 2])
+        state = policy.fork_state(position.policy_state, index)
+        reads.clear()
+        found = act(policy, position.observations[index], state, seed=5)
+        assert reads == [(5, 5)]
+        expected = act(policy, position.observations[index], None, seed=5)
+        assert np.array_equal(found.actions, expected.actions)
+        np.testing.assert_allclose(found.log_probs, expected.log_probs, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=1e-12)
+
+    def test_nothing_is_copied_from_stale_slots(self) -> None:
+        policy = tiny_language_model().double()
+        step = act(policy, observation([1, 2], [3]), None)
+        with torch.no_grad():
+            policy.model.transformer.wte.weight.mul_(-1.0)
+        state = policy.fork_state(step.state, np.array([0, 1]))
+        found, expected = act(policy, observation([1, 2], [3]), state), act(policy, observation([1, 2], [3]), None)
+        np.testing.assert_allclose(found.log_probs, expected.log_probs, rtol=0, atol=1e-12)
+
+    def test_continuations_go_on_from_copies(self) -> None:
+        """Greedy continuations have one answer; the player's own slots are as they were."""
+        rows, reads = env(3), list[tuple[int, int]]()
+        policy = watched(tiny_language_model(), reads)
+        position = collect(rows, policy, begin(rows, policy, seed=2), np.random.default_rng(0), num_steps=1).position
+        everyone = ~position.starts
+        arguments = {"num": 2, "gamma": 1.0, "temperature": 0.0, "fresh": False}
+        found = continued(rows, policy, position, everyone, np.random.default_rng(0), **arguments)
+        plain = tiny_language_model()
+        plain.use_cache = False
+        expected = continued(rows, plain, position._replace(policy_state=None), everyone, np.random.default_rng(0), **arguments)
+        np.testing.assert_allclose(found, expected)
+        reads.clear()
+        act(policy, position.observations, position.policy_state)
+        prompts = (position.observations[position.starts] != V).sum()
+        assert sum(tokens for _, tokens in reads) == everyone.sum() + prompts, "a token of each that went on, and the prompts of those that begin"
