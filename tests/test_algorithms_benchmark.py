@@ -37,7 +37,7 @@ def test_every_figure_is_kept_and_the_same_command_only_prints(tmp_path: Path, c
     assert report["complete"]
     line = next(line for line in printed.splitlines() if "retrace" in line and line.startswith("TwoState-v0"))
     assert line.split()[2:] == ["-", "[1]"] * 3
-    assert "[1] Retrace(gamma=0.9, trace_lambda=0.95) needs action values" in printed
+    assert "[1] retrace needs action values" in printed
     assert "| TwoState-v0 | retrace | - [1] | - [1] | - [1] |" in (tmp_path / "a.md").read_text()
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     before = (tmp_path / "a" / FIGURES).read_bytes()

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from .decoders.matmul import ONEDNN_ROWS, ONEDNN_WORK, has_onednn
+from .onednn import ONEDNN_ROWS, ONEDNN_WORK, has_onednn
 
 
 def quick_products(weight: Tensor) -> AbstractContextManager[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -52,6 +52,9 @@ class Model:
     """Its number of layers."""
     heads: int = 4
     """Its number of attention heads."""
+    acting_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What acting decodes in; bfloat16 is faster for large models and coarser: training stays in float32, and the metric ratio_error tells how far the
+    two differ."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads) < 1 or self.width % self.heads:

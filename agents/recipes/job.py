@@ -64,6 +64,7 @@ def train(choice: TextJob, *, resume: bool = False) -> Outcome | None:
         folder = job.folder or Path("runs") / f"{name}-{material.name}-seed{job.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         judge, env = material.environment(job.num_eval, heldout=True), material.environment(job.num_envs)
         policy, warm = _language_model(choice, material, folder / WARMUP_MODEL, resume)
+        policy.acting_dtype = None if job.model.acting_dtype == "float32" else torch.bfloat16
         policy.check_width(material.num_positions)
         prompting = prompting_of(choice, material)
         try_out(choice, material, policy, prompting)

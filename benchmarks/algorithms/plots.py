@@ -25,12 +25,13 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    cells = [cell for cell in cells if cell.scores]
     panels = list(dict.fromkeys((cell.task, cell.figure) for cell in cells))
     heights = [len({cell.estimator for cell in cells if (cell.task, cell.figure) == panel}) for panel in panels]
-    columns = 2 if len(panels) > 1 else 1
+    columns = min(3, len(panels))
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     ratios = [max(heights[panels.index(panel)] for panel in row) + 1.6 for row in rows]
-    figure = Figure(figsize=(5.2 * columns, 0.33 * sum(ratios) + 0.6), dpi=160, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08), facecolor="white")
+    figure = Figure(figsize=(4.6 * columns, 0.33 * sum(ratios) + 0.6), dpi=160, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08), facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(rows), columns, height_ratios=ratios)
     for i, panel in enumerate(panels):
@@ -48,7 +49,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
 def _panel(axes: Axes, cells: Sequence[Cell]) -> None:
     names = list(dict.fromkeys(cell.estimator for cell in cells))
     for j, algorithm in enumerate(ALGORITHMS):
-        drawn = [cell for cell in cells if cell.algorithm == algorithm and cell.scores]
+        drawn = [cell for cell in cells if cell.algorithm == algorithm]
         places = [names.index(cell.estimator) + 0.24 * (j - 1) for cell in drawn]
         centres = [cell.interval.estimate if cell.interval else cell.scores[0] for cell in drawn]
         ends = [(cell.interval.low, cell.interval.high) if cell.interval else (cell.scores[0], cell.scores[0]) for cell in drawn]

@@ -82,7 +82,7 @@ def refusal(task: str, algorithm: str, estimator: str, folder: Path) -> str | No
             learner = Learner.start(setting.env, setting.policy, torch.optim.SGD(setting.policy.parameters()), 0)
             learner.play(config.num_steps, config.episodes_per_row, fill=fill)
     except (TypeError, ValueError) as error:
-        return str(error)
+        return str(error).replace(repr(config.advantage), estimator)  # one reason for all discounts
     return None
 
 

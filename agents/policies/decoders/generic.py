@@ -36,6 +36,10 @@ class _SlotLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         cache = self.cache
+        if cache.together is not None:
+            self.keys[:, :, cache.together : cache.upto] = key_states
+            self.values[:, :, cache.together : cache.upto] = value_states
+            return self.keys[:, :, : cache.upto], self.values[:, :, : cache.upto]
         self.keys[cache.rows[:, None], :, cache.positions] = key_states.transpose(1, 2)
         self.values[cache.rows[:, None], :, cache.positions] = value_states.transpose(1, 2)
         rows = slice(None) if len(cache.rows) == cache.num_slots else cache.rows
@@ -45,7 +49,7 @@ class _SlotLayer(CacheLayerMixin):
         return self.cache.upto, 0
 
     def get_seq_length(self) -> int:
-        return 0  # the library would derive positions from it; they are given instead
+        return self.cache.together or 0  # where rows stand apart, the library would derive positions from it: they are given instead
 
     def get_max_length(self) -> int:
         return self.cache.width
@@ -56,15 +60,20 @@ class SlotCache(Cache):
 
     def __init__(self, num_slots: int, width: int, num_layers: int) -> None:
         self.num_slots, self.width = num_slots, width
+        self.together: int | None = None
         super().__init__(layers=[_SlotLayer(self) for _ in range(num_layers)])
 
-    def place(self, rows: Tensor, starts: Tensor, num_new: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def place(self, rows: Tensor, starts: Tensor, num_new: int, dtype: torch.dtype, together: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Aim the next forward: slots `rows` [B] in ascending order, first positions `starts` [B], Q = `num_new` tokens each.
 
         Returns position ids [B, Q] and the additive attention mask [B, 1, Q, U]. A row with fewer than Q new tokens is
         padded on the right: what its pads write lies beyond its end and is overwritten before anything may attend to it.
+        Where all slots begin at one position, `together`, they are written at once, and the library's own causal mask (None) is right.
         """
-        self.rows = rows
+        self.rows, self.together = rows, together
+        if together is not None:
+            self.upto = together + num_new
+            return torch.arange(together, self.upto, device=starts.device).expand(len(starts), -1), None
         self.positions = (starts[:, None] + torch.arange(num_new, device=starts.device)).clamp_(max=self.width)
         self.upto = int(self.positions.max()) + 1
         hidden = torch.arange(self.upto, device=starts.device) > self.positions[:, None, :, None]
@@ -90,7 +99,7 @@ class LibraryDecoder:
     @torch.no_grad()
     def extend(self, ids: Tensor, starts: Tensor, new: Tensor | None = None, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Do what `Decoder.extend` promises."""
-        check_fits(ids, starts, new, rows, self.num_slots, self.width)
+        lowest, _ = check_fits(ids, starts, new, rows, self.num_slots, self.width)
         device = self.model.device
         ids, starts = ids.to(device), starts.to(device)  # type: ignore[arg-type]
         slots = torch.arange(self.num_slots, device=ids.device) if rows is None else rows.to(ids.device)
@@ -99,11 +108,14 @@ class LibraryDecoder:
         keep = num_new - int(lengths.min()) + 1
         last = lengths - 1 - (num_new - keep)
         at = torch.arange(len(last), device=ids.device)
-        positions, mask = self.cache.place(slots, starts, num_new, self.dtype)
+        together = lowest if len(starts) == self.num_slots and bool((starts == lowest).all()) and lowest + num_new <= self.width else None
+        positions, mask = self.cache.place(slots, starts, num_new, self.dtype, together)
         logits, hidden = self._forward(ids, positions, mask, keep)
+        if keep == 1:
+            return logits[:, 0].to(torch.promote_types(logits.dtype, torch.float32)), hidden[:, 0]
         return logits[at, last].to(torch.promote_types(logits.dtype, torch.float32)), hidden[at, last]
 
-    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, keep: int) -> tuple[Tensor, Tensor]:
         head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
         # The one place where every decoder shows its final hidden states at just the kept positions.
         hook = head.register_forward_pre_hook(lambda module, inputs: self._read.append(inputs[0]))
