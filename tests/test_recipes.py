@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -243,6 +244,16 @@ def test_a_curriculum_begins_with_short_prompts() -> None:
     own = Curriculum([-float(length) for length in lengths])
     assert prompting_of(PPOText(Job(prompting=own)), material) is own
     assert prompting_of(PPOText(), material) is None
+
+
+def test_the_profile_says_where_the_time_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny(tmp_path / "run", profile=True, quiet=False))
+    shown = capsys.readouterr().out
+    assert "acting: the fast decoder of GPT2LMHeadModel" in shown
+    table = shown[shown.index("Where the time of") : shown.index("held-out samples")]
+    for name in ("acting", "environment and scorer", "forward", "backward", "optimiser step", "reference", "everything else"):
+        assert name in table
+    assert sum(float(share) for share in re.findall(r"([0-9.]+)%", table)) == pytest.approx(100, abs=1)
 
 
 def test_distinct_n_by_hand() -> None:

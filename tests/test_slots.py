@@ -15,7 +15,7 @@ from torch import nn
 
 from agents.forks import continued
 from agents.play import begin, collect
-from agents.policies import CausalLMPolicy
+from agents.policies import CausalLMPolicy, small_gpt2
 from textgym.vector import GymVectorEnv
 
 V = 6  # ids of the small task; its pad
@@ -169,3 +169,33 @@ class TestForks:
         act(policy, position.observations, position.policy_state)
         prompts = (position.observations[position.starts] != V).sum()
         assert sum(tokens for _, tokens in reads) == everyone.sum() + prompts, "a token of each that went on, and the prompts of those that begin"
+
+
+class TestWords:
+    def test_which_decoder_and_why(self) -> None:
+        policy = tiny_language_model()
+        assert policy.acts_by(4, 8) == "the fast decoder of GPT2LMHeadModel, 4 slots of 8 tokens, 0.0 MiB"
+        policy.model.transformer.h[0].register_forward_hook(lambda module, inputs, output: None)
+        assert "the library's forward (transformer.h.0 has a hook)" in policy.acts_by(4, 8)
+        policy.fast = False
+        assert "the library's forward (fast=False)" in policy.acts_by(4, 8)
+        policy.use_cache = False
+        assert "without a cache" in policy.acts_by(4, 8)
+
+    def test_the_size_is_that_of_the_keys_and_values(self) -> None:
+        policy = tiny_language_model(positions=1024)
+        words = policy.acts_by(256, 1023)
+        assert f"{2 * 256 * 1024 * 16 * 4 / 2**20:.1f} MiB" in words, "keys and values, 1,024 positions with the spare one, 16 numbers of 4 bytes"
+
+
+def test_half_precise_acting_shows_in_the_ratio() -> None:
+    from agents import ppo
+
+    def largest(dtype: torch.dtype | None) -> float:
+        rows, policy = env(64), small_gpt2(V, 8, width=128)  # smaller products stay in single precision
+        policy.acting_dtype = dtype
+        run = ppo.train(rows, policy, ppo.Config(total_timesteps=320, num_steps=5, num_epochs=1, num_minibatches=1), quiet=True)
+        return float(run.history[0]["ratio_error"])
+
+    assert largest(None) < 1e-4
+    assert 1e-4 < largest(torch.bfloat16) < 0.5
