@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
@@ -63,6 +64,16 @@ class Noisy:
     def value(self, observations: NDArray[Any], state: Any = None) -> FloatArray:
         """Return the policy's V [B]."""
         return self.policy.value(observations, state)
+
+    @property
+    def values_later(self) -> bool:
+        """Return whether the policy's values are asked for when a rollout is complete."""
+        return getattr(self.policy, "values_later", False)
+
+    def evaluate_values(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return them, [T, B]; only where `values_later`."""
+        values: torch.Tensor = self.policy.evaluate_values(observations)  # type: ignore[attr-defined]
+        return values
 
 
 def told_apart(rollout: Rollout, noisy: Noisy, temperature: float) -> Rollout:

@@ -107,6 +107,7 @@ class Learner:
         with stage("optimiser step"):
             length: torch.Tensor = torch.nn.utils.clip_grad_norm_(list(self.policy.parameters()), max_grad_norm)
             self.optimizer.step()
+            torch.autograd.graph.increment_version(list(self.policy.parameters()))  # fused optimisers do not, and caches would not notice
         return length
 
     def _measure(self, fill: Provided, temperature: float) -> Measure | None:

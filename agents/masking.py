@@ -73,6 +73,16 @@ class Masked:
         """Return the policy's V [B]."""
         return self.policy.value(observations, state)
 
+    @property
+    def values_later(self) -> bool:
+        """Return whether the policy's values are asked for when a rollout is complete."""
+        return getattr(self.policy, "values_later", False)
+
+    def evaluate_values(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return them, [T, B]; only where `values_later`."""
+        values: torch.Tensor = self.policy.evaluate_values(observations)  # type: ignore[attr-defined]
+        return values
+
     def get_state(self) -> dict[str, Any]:
         """Return the masking policy's weights, and how much it allows."""
         return {"weights": cast(Policy, self.masking).state_dict(), "top_p": self.top_p}

@@ -88,3 +88,12 @@ def test_small_double_and_half_precise_products_go_the_usual_way(monkeypatch: py
             assert F.linear(torch.ones(300, 96), torch.ones(96, 96)).dtype == torch.bfloat16
     F.linear(torch.ones(300, 96), torch.ones(96, 96))  # outside
     assert not shapes
+
+
+def test_a_bias_that_lies_apart_or_is_one_number() -> None:
+    """OneDNN takes no notice of a stride; the library's product broadcasts."""
+    x, weight = torch.ones(300, 96), torch.ones(160, 96)
+    apart = torch.arange(320.0).view(160, 2)[:, 0]
+    with quick_products(WEIGHT):
+        assert torch.equal(F.linear(x, weight, apart), torch.ones(300, 160) * 96 + apart)
+        assert torch.equal(torch.addmm(torch.ones(1), x, weight.t()), torch.full((300, 160), 97.0))

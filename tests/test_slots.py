@@ -12,10 +12,15 @@ import torch
 from gymnasium.vector import AutoresetMode
 from helpers import SmallCore, tiny_language_model
 from torch import nn
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
+from agents import ppo
+from agents.advantages import VTrace
 from agents.forks import continued
+from agents.learner import Learner
+from agents.masking import NLPO
 from agents.play import begin, collect
-from agents.policies import CausalLMPolicy, small_gpt2
+from agents.policies import CausalLMPolicy, SeparateCritic, seeded, small_gpt2
 from textgym.vector import GymVectorEnv
 
 V = 6  # ids of the small task; its pad
@@ -189,8 +194,6 @@ class TestWords:
 
 
 def test_half_precise_acting_shows_in_the_ratio() -> None:
-    from agents import ppo
-
     def largest(dtype: torch.dtype | None) -> float:
         rows, policy = env(64), small_gpt2(V, 8, width=128)  # smaller products stay in single precision
         policy.acting_dtype = dtype
@@ -199,3 +202,73 @@ def test_half_precise_acting_shows_in_the_ratio() -> None:
 
     assert largest(None) < 1e-4
     assert 1e-4 < largest(torch.bfloat16) < 0.5
+
+
+class TestWhatWentWrongOnce:
+    def test_an_optimiser_that_does_not_count_its_writes(self) -> None:
+        rows, policy = env(), tiny_language_model().double()
+        learner = Learner.start(rows, policy, torch.optim.Adam(policy.parameters(), lr=0.05, fused=True), 0)
+        for _ in range(3):
+            rollout = learner.play(num_steps=3).rollout
+            with torch.no_grad():
+                now = policy.evaluate(torch.from_numpy(rollout.observations), torch.from_numpy(rollout.actions)).log_probs.numpy()
+            np.testing.assert_allclose(rollout.log_probs, now, rtol=0, atol=1e-9)
+            for parameter in policy.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            learner.step(1.0)
+
+    @pytest.mark.parametrize("fast", [True, False], ids=["fast", "library"])
+    def test_nan_does_not_outlive_the_weights_that_made_it(self, fast: bool) -> None:
+        policy = tiny_language_model()
+        policy.fast = fast
+        good = copy.deepcopy(policy.state_dict())
+        step = act(policy, observation([1, 2, 3], [1, 2, 3]), None)
+        with torch.no_grad():
+            policy.model.transformer.wte.weight.fill_(torch.nan)
+        with pytest.raises(FloatingPointError, match="not finite"):
+            act(policy, observation([1, 2, 3], [1, 2, 3]), step.state)
+        policy.load_state_dict(good)
+        short_and_long = observation([1], [1, 2, 3])
+        found, expected = act(policy, short_and_long, step.state), act(policy, short_and_long, None)
+        np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
+
+    @pytest.mark.parametrize("window", [6, 64])
+    def test_local_attention_under_another_name(self, window: int) -> None:
+        config = GPTNeoConfig(
+            vocab_size=V, hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]], window_size=window, max_position_embeddings=32
+        )
+        with seeded(0):
+            policy = CausalLMPolicy(GPTNeoForCausalLM(config), V)
+        if window < 8:
+            with pytest.raises(ValueError, match="attends to 6 tokens at a time"):
+                act(policy, observation([1, 2]), None)
+        else:
+            act(policy, observation([1, 2]), None)
+
+    def test_how_it_decodes_may_be_changed_in_mid_play(self) -> None:
+        policy = tiny_language_model()
+        step = act(policy, observation([1, 2]), None)
+        assert "fast" in step.state.cache.decoder.name
+        policy.fast = False
+        assert "fast" not in act(policy, step.state.seen.copy(), step.state).state.cache.decoder.name
+
+    def test_an_interrupted_read_is_not_taken_for_read(self) -> None:
+        policy = tiny_language_model()
+        step = act(policy, observation([1, 2, 3]), None)
+        decoder, extend = step.state.cache.decoder, step.state.cache.decoder.extend
+
+        def interrupted(*args: Any) -> Any:
+            raise KeyboardInterrupt
+
+        decoder.extend = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            act(policy, observation([4, 4, 1]), step.state)
+        decoder.extend = extend
+        found, expected = act(policy, observation([4, 4, 1]), step.state), act(policy, observation([4, 4, 1]), None)
+        np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-6)
+
+    @pytest.mark.parametrize("choice", [{"epsilon": 0.3, "advantage": VTrace(), "normalise": "none"}, {"nlpo": NLPO()}], ids=["noise", "mask"])
+    def test_noise_and_masks_beside_a_critic_of_its_own(self, choice: dict[str, Any]) -> None:
+        rows, policy = env(), SeparateCritic(tiny_language_model(), tiny_language_model(seed=1))
+        run = ppo.train(rows, policy, ppo.Config(total_timesteps=60, num_steps=5, num_minibatches=2, **choice), quiet=True)
+        assert all(np.isfinite(row["value_loss"]) for row in run.history)

@@ -169,12 +169,16 @@ class CausalLMPolicy(nn.Module):
             self.check_width(prefixes.shape[1])
             tokens, lengths = compact(prefixes if rows is None else prefixes[rows], self.vocab_size)
             return (*self._last(tokens, lengths), None)
-        if state is None or state.seen.shape != prefixes.shape or state.cache.model is not self.model:
+        if state is None or state.seen.shape != prefixes.shape or state.cache.model is not self.model or state.cache.kind != (self.fast, self.acting_dtype):
             state = Slots(self._cache(prefixes.shape), np.full(prefixes.shape, self.vocab_size, np.int64))
         decoder = state.hold()
-        for part in state.unread(prefixes, self.vocab_size, rows):
-            told = [None if values is None else torch.from_numpy(values) for values in (part.new, part.rows)]
-            logits, hidden = decoder.extend(torch.from_numpy(part.ids), torch.from_numpy(part.first), *told)
+        try:
+            for part in state.unread(prefixes, self.vocab_size, rows):
+                told = [None if values is None else torch.from_numpy(values) for values in (part.new, part.rows)]
+                logits, hidden = decoder.extend(torch.from_numpy(part.ids), torch.from_numpy(part.first), *told)
+        except BaseException:
+            state.cache.holder = None  # what was to be read may not have been
+            raise
         return logits[:, : self.vocab_size], self.values_of(hidden), state
 
     @torch.inference_mode()
@@ -187,9 +191,11 @@ class CausalLMPolicy(nn.Module):
     def _cache(self, shape: tuple[int, ...], use: str = "play") -> Cache:
         """Return a cache for prefixes of that shape [N, L]: one that was made before, if the model is still built as it was then."""
         kept = self._caches.pop((use, *shape), None)
-        if kept is None or kept.model is not self.model:
+        if kept is None or kept.model is not self.model or kept.kind != (self.fast, self.acting_dtype):
             self.check_width(shape[1])
-            kept = Cache(self.model, partial(decoder_for, self.model, shape[0], shape[1], fast=self.fast, dtype=self.acting_dtype))
+            kept = Cache(
+                self.model, (self.fast, self.acting_dtype), partial(decoder_for, self.model, shape[0], shape[1], fast=self.fast, dtype=self.acting_dtype)
+            )
         elif built(self.model) != kept.built:
             kept.renew()
         self._caches[use, *shape] = kept  # the newest is the last

@@ -55,7 +55,9 @@ def acted(logits: Tensor, values: Tensor, state: Any, generator: np.random.Gener
         actions = sample(probabilities, generator)
         chances = probabilities.gather(-1, actions)
     chosen, chance, told = _on_host(actions, chances, values)
-    if not chance.all():  # rounding: the number met the whole sum, or a sum in parallel did not stand still
+    if not (chance > 0).all():  # rounding: the number met the whole sum, or a sum in parallel did not stand still
+        if np.isnan(chance).any():
+            raise FloatingPointError("The policy's probabilities are nan: its weights are not finite. Load weights of before, and train with smaller steps.")
         best = probabilities.max(-1)
         chosen, chance = np.where(chance == 0, best.indices.cpu().numpy(), chosen), np.where(chance == 0, to_float64(best.values), chance)
     return Acted(chosen, np.log(chance), told, state)
@@ -167,7 +169,8 @@ class WeightsWatch:
     """Tells whenever a weight of a module is replaced, or written in place as optimisers and `load_state_dict` do.
 
     It is what tells a cache of keys and values that it has gone stale; adapters (peft's) that are switched off, on or over count as well.
-    Writing in place through `parameter.data` escapes it, and so do submodules that are exchanged.
+    What escapes it until the next reset of all rows: submodules that are exchanged, hooks that are added and adapters that are scaled. What escapes it
+    for good: writing in place through `parameter.data`, and optimisers with `fused=True`, which do not count their writes (`Learner.step` does it for them).
     """
 
     def __init__(self, module: torch.nn.Module) -> None:

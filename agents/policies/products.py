@@ -36,7 +36,7 @@ class _Products(TorchFunctionMode):
                 return flat.view(*x.shape[:-1], -1)
         elif func is torch.addmm and not kwargs and len(args) == 3:
             bias, x, weight = args
-            if bias.dim() == 1 and _worth_it(x, weight):
+            if bias.shape == weight.shape[1:] and _worth_it(x, weight):
                 return _Product.apply(x, weight.t(), bias)
         return func(*args, **(kwargs or {}))
 
@@ -68,5 +68,6 @@ class _Product(torch.autograd.Function):
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    dense = None if bias is None else bias.contiguous()  # oneDNN takes no notice of its stride
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, dense, "none", [], "")
     return product

@@ -33,8 +33,8 @@ class Part(NamedTuple):
 class Cache:
     """A decoder's keys and values, lent to one `Slots` at a time: laying them out anew for every rollout would take longer than many a step."""
 
-    def __init__(self, model: nn.Module, make: Callable[[], Decoder]) -> None:
-        self.model, self._make = model, make
+    def __init__(self, model: nn.Module, kind: object, make: Callable[[], Decoder]) -> None:
+        self.model, self.kind, self._make = model, kind, make
         self.holder: Slots | None = None
         self.renew()
 

@@ -63,6 +63,9 @@ class FastDecoder:
         if _made_of(self.architecture.model) != self._made_of:
             raise RuntimeError("The model has other modules, precision or device than when its decoder was made: make a new one by decoder_for().")
         self.architecture.bind()
+        with torch.inference_mode():
+            for store in self.architecture.slots.stores:  # nan left by weights of before would come through every mask
+                store.zero_()
 
 
 def _made_of(model: nn.Module) -> list[object]:

@@ -140,4 +140,8 @@ class LibraryDecoder:
                     kept[target.to(kept.device)] = theirs[source.to(kept.device)]
 
     def rebind(self) -> None:
-        """Do nothing: the library reads its own weights."""
+        """Empty the slots: nan left by weights of before would come through every mask. The library reads its own weights."""
+        for layer in self.cache.layers:
+            if layer.is_initialized:
+                layer.keys.zero_()
+                layer.values.zero_()

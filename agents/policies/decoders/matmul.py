@@ -21,7 +21,7 @@ class Product:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: str | None = None, coarse: torch.dtype | None = None) -> None:
-        self.weight, self.bias, self.gelu, self.num_out = weight.detach(), None if bias is None else bias.detach(), gelu, weight.shape[1]
+        self.weight, self.bias, self.gelu, self.num_out = weight.detach(), None if bias is None else bias.detach().contiguous(), gelu, weight.shape[1]
         self.coarse, self.read, self.added = coarse, self.weight.t(), self.bias  # what large products read
         self.onednn = has_onednn(weight, coarse)
         self.least = self._least_rows() if self.onednn or coarse is not None else None
