@@ -26,7 +26,7 @@ class Args:
     shapes: str = "tiny,mid,small"
     """the models of the roll-out, with commas between them"""
     quick: bool = False
-    """small models and few peers, within two minutes"""
+    """small models and few peers: a short run"""
     seconds: float = 6.0
     """how long each side of a comparison is measured, in all"""
     rounds: int = 7

@@ -28,4 +28,4 @@ class Decoder(Protocol):
         """Make the slots `target` [B] hold what the slots `source` [B] hold, its own or those `of` another decoder of this model and width: a fork."""
 
     def rebind(self) -> None:
-        """Look the weights up again; call it when they may have been replaced (`weights_version` has changed)."""
+        """Look the weights up again and empty the slots; call it when they may have been replaced (a `WeightsWatch` says so)."""
