@@ -1,1 +1,1 @@
-"""Other people's agents on our environments, used as their own documentation says."""
+"""Other people's agents, trained on textgym's environments: one script a library, and one command for the table."""
