@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 128  # actions whose probabilities are summed up at once
+FEW = 4096  # numbers in a table: up to there NumPy samples from it in half the time, since each of its calls costs less than one of torch
 NOTHING_ALLOWED = "An action mask allows nothing at all; a state that is not over needs at least one action."
 
 
@@ -47,6 +48,8 @@ def acted(logits: Tensor, values: Tensor, state: Any, generator: np.random.Gener
     if action_masks is not None and not action_masks.any(-1).all():
         raise ValueError(NOTHING_ALLOWED)
     scaled = tempered(logits, None if action_masks is None else torch.from_numpy(action_masks).to(logits.device), temperature)
+    if temperature and scaled.numel() <= FEW and scaled.device.type == "cpu":
+        return Acted(*sampled_from(scaled.detach().numpy(), generator), to_float64(values), state)
     if temperature == 0.0:
         actions = scaled.argmax(-1, keepdim=True)
         chances = torch.ones_like(actions, dtype=scaled.dtype)
@@ -56,11 +59,34 @@ def acted(logits: Tensor, values: Tensor, state: Any, generator: np.random.Gener
         chances = probabilities.gather(-1, actions)
     chosen, chance, told = _on_host(actions, chances, values)
     if not (chance > 0).all():  # rounding: the number met the whole sum, or a sum in parallel did not stand still
-        if np.isnan(chance).any():
-            raise FloatingPointError("The policy's probabilities are nan: its weights are not finite. Load weights of before, and train with smaller steps.")
-        best = probabilities.max(-1)
-        chosen, chance = np.where(chance == 0, best.indices.cpu().numpy(), chosen), np.where(chance == 0, to_float64(best.values), chance)
+        chosen, chance = _mended(chosen, chance, to_float64(probabilities))
     return Acted(chosen, np.log(chance), told, state)
+
+
+def sampled_from(scores: NDArray[Any], generator: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return one action a row [N] from scores [N, A] by softmax and inverse CDF, and its log-probability [N]: what `acted` does, for small tables.
+
+    Raises `FloatingPointError` if the probabilities are nan.
+    """
+    likely = scores - np.maximum.reduce(scores, axis=1, keepdims=True)
+    np.exp(likely, out=likely)
+    cumulative = np.add.accumulate(likely, axis=1)
+    total = cumulative[:, -1:].copy()
+    number = generator.random((len(scores), 1)) * total
+    cumulative[:, -1] = np.inf  # where rounding makes the number the whole sum, the last action is found; if it may not be taken, that is mended
+    chosen = (cumulative > number).argmax(axis=1)
+    chance = likely[np.arange(len(chosen)), chosen].astype(np.float64) / total[:, 0]
+    if not np.minimum.reduce(chance) > 0:
+        chosen, chance = _mended(chosen, chance, likely / total)
+    return chosen, np.log(chance)
+
+
+def _mended(chosen: NDArray[np.int64], chance: NDArray[np.float64], likely: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the best action of probabilities [N, A] instead of one that rounding chose, whose probability is 0; raise `FloatingPointError` for nan."""
+    if np.isnan(chance).any():
+        raise FloatingPointError("The policy's probabilities are nan: its weights are not finite. Load weights of before, and train with smaller steps.")
+    wrong = chance == 0
+    return np.where(wrong, likely.argmax(1), chosen), np.where(wrong, likely.max(1), chance)
 
 
 def _on_host(actions: Tensor, chances: Tensor, values: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
