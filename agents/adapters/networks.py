@@ -41,8 +41,10 @@ class TokenNetwork(nn.Module):
         self.layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True) if kind == "transformer" else None
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Return features [B, E] of observations [B, L]."""
-        ids = observations.long()
+        """Return features [*, E] of observations [*, L]; some libraries hand over rows of steps, or a single observation."""
+        return self._features(observations.long().reshape(-1, observations.shape[-1])).view(*observations.shape[:-1], self.width)
+
+    def _features(self, ids: Tensor) -> Tensor:
         real = ids != self.pad
         x = self.embedding(ids) + self.columns * real[..., None]
         end = ids.shape[1] - 1 - real.flip(1).long().argmax(1)  # the column of the last token
