@@ -5,7 +5,6 @@ Axis legend: T steps, N environments.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -68,7 +67,7 @@ class AdvantageBuffer(RolloutBuffer):
 
 def checked(advantage: Advantage | None, gamma: float) -> Advantage:
     """Return the estimator; raises what `AdvantageBuffer` says."""
-    if not isinstance(advantage, Callable):  # type: ignore[arg-type]
+    if advantage is None or not callable(advantage):
         raise TypeError(f'AdvantageBuffer asks an estimator: pass rollout_buffer_kwargs={{"advantage": GAE(gamma={gamma})}}, say; got {advantage!r}.')
     wanted = needs(advantage)._asdict()
     for name, reason in REFUSALS.items():
@@ -82,8 +81,7 @@ def checked(advantage: Advantage | None, gamma: float) -> Advantage:
 
 def as_rollout(buffer: RolloutBuffer, last_values: Tensor, dones: NDArray[np.bool_]) -> Rollout:
     """Return a full buffer as a `Rollout`; the arguments are those of `compute_returns_and_advantage`."""
-    values, log_probs, starts = (_double(array) for array in (buffer.values, buffer.log_probs, buffer.episode_starts))
-    starts = starts > 0
+    values, log_probs, starts = _double(buffer.values), _double(buffer.log_probs), buffer.episode_starts > 0
     ends = np.concatenate([starts[1:], np.asarray(dones, np.bool_).reshape(1, -1)])
     last = _double(last_values.detach().cpu().numpy()).reshape(1, -1)
     actions: NDArray[Any] = buffer.actions[..., 0] if isinstance(buffer.action_space, gym.spaces.Discrete) else buffer.actions

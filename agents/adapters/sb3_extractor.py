@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .networks import Kind, TokenNetwork
 
+NORMALISED = "Observations hold numbers that are no token ids: something has scaled them. VecNormalize needs norm_obs=False."
+
 
 class TokenExtractor(BaseFeaturesExtractor):
     """Turns token observations [B, L] into features [B, E] by `TokenNetwork`.
@@ -26,7 +28,7 @@ class TokenExtractor(BaseFeaturesExtractor):
         kind: "mean", "gru" or "transformer", see `TokenNetwork`.
 
     Raises:
-        ValueError: if the observations are no token ids.
+        ValueError: if the observations are no token ids; one that VecNormalize has scaled shows when it is read.
     """
 
     def __init__(self, observation_space: gym.Space, width: int = 64, kind: Kind = "gru") -> None:
@@ -35,7 +37,9 @@ class TokenExtractor(BaseFeaturesExtractor):
         self.network = TokenNetwork(pad, length, width, kind)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Return features [B, E] of observations [B, L]."""
+        """Return features [B, E] of observations [B, L]; raises `ValueError` for numbers that are no ids."""
+        if (observations % 1 != 0).any():
+            raise ValueError(NORMALISED)
         features: Tensor = self.network(observations)
         return features
 
@@ -44,8 +48,5 @@ def token_shape(space: gym.Space, who: str) -> tuple[int, int]:
     """Return the pad id V and the columns L of token observations; raises `ValueError`, naming `who`, if they are none."""
     ids = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.integer) and (space.low == 0).all()
     if not ids or (space.high != space.high.max()).any():  # type: ignore[attr-defined]
-        raise ValueError(
-            f"{who} reads token ids, Box(0, V, (L,), int64), and this space is {space}. Take a text task without wrappers that hide its ids; "
-            "VecNormalize needs norm_obs=False, and VecFrameStack is not for texts: a prefix holds all that came before."
-        )
+        raise ValueError(f"{who} reads token ids, Box(0, V, (L,), int64), and this space is {space}: take a text task, without wrappers that hide its ids.")
     return int(space.high.max()), int(space.shape[0])  # type: ignore[attr-defined,index]

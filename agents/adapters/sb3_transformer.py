@@ -19,7 +19,7 @@ from torch import Tensor
 from ..policies import CausalLMPolicy, small_gpt2
 from ..policies.common import Acted
 from ..policies.slots import Slots
-from .sb3_extractor import token_shape
+from .sb3_extractor import NORMALISED, token_shape
 
 
 class TransformerPolicy(ActorCriticPolicy):
@@ -77,7 +77,7 @@ class TransformerPolicy(ActorCriticPolicy):
             raise TypeError(f"make() must return a CausalLMPolicy, and returned {type(model).__name__}.")
         if model.vocab_size != pad:
             raise ValueError(f"The environment's vocabulary has {pad} ids, that of the policy {model.vocab_size}: one tokenizer must have made both.")
-        chunk = 1 if isinstance(space, gym.spaces.Discrete) else int(space.shape[0])  # type: ignore[index]
+        chunk = 1 if isinstance(space, gym.spaces.Discrete) else int(space.shape[0])
         if model.chunk != chunk:
             raise ValueError(f"An action of the environment has {chunk} tokens, one of the policy {model.chunk}: build the policy with chunk={chunk}.")
 
@@ -97,7 +97,7 @@ class TransformerPolicy(ActorCriticPolicy):
         return torch.from_numpy(self._act(observation, deterministic).actions)
 
     def _act(self, obs: Tensor, deterministic: bool) -> Acted:
-        prefixes = obs.cpu().numpy()
+        prefixes = _ids(obs)
         starts = np.zeros(len(prefixes), np.bool_)  # not looked at: slots are trusted as far as a prefix repeats them
         step = self.language_model.act(prefixes, self._state, starts, self._generator, temperature=0.0 if deterministic else 1.0)
         self._state = step.state
@@ -105,7 +105,7 @@ class TransformerPolicy(ActorCriticPolicy):
 
     def predict_values(self, obs: Tensor) -> Tensor:
         """Return values [N, 1] after prefixes [N, L], without gradients."""
-        prefixes, state = obs.cpu().numpy(), self._state
+        prefixes, state = _ids(obs), self._state
         known = state is not None and state.seen.shape == prefixes.shape  # else it is asked of other rows, such as those that were truncated
         values = self.language_model.value(prefixes, state.of_rows(np.ones(len(prefixes), np.bool_)) if known and state is not None else None)
         return torch.from_numpy(values).to(self.device, torch.float32)[:, None]
@@ -114,7 +114,7 @@ class TransformerPolicy(ActorCriticPolicy):
 
     def evaluate_actions(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return values [B, 1], log-probabilities and entropies [B] of actions [B] or [B, C] after prefixes [B, L], in any order."""
-        order = chained(obs.cpu().numpy(), self.language_model.vocab_size)
+        order = chained(_ids(obs), self.language_model.vocab_size)
         back = torch.from_numpy(np.argsort(order)).to(self.device)
         steps = torch.from_numpy(order).to(self.device)
         found = self.language_model.evaluate(obs[steps, None], actions.long()[steps, None])
@@ -123,6 +123,12 @@ class TransformerPolicy(ActorCriticPolicy):
     def get_distribution(self, obs: Tensor) -> Distribution:
         """Return the distribution of the next token after prefixes [N, L]; raises `ValueError` where actions are chunks."""
         return self.action_dist.proba_distribution(action_logits=self.language_model.distributions(obs[None])[0])
+
+
+def _ids(obs: Tensor) -> NDArray[np.int64]:
+    if obs.is_floating_point():
+        raise ValueError(NORMALISED)
+    return obs.cpu().numpy().astype(np.int64, copy=False)
 
 
 def chained(prefixes: NDArray[np.int64], pad: int) -> NDArray[np.int64]:

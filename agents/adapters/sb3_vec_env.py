@@ -122,9 +122,9 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     def get_images(self) -> Sequence[NDArray[np.uint8]]:
-        """Return the drawings of all rows (`render_mode="rgb_array"`)."""
-        drawn: Sequence[NDArray[np.uint8]] = self.env.render()
-        return drawn
+        """Return the drawings of all rows, [H, W, 3] each (`render_mode="rgb_array"`)."""
+        drawn: Any = self.env.render()
+        return list(drawn)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """Return an attribute once for each of the rows `indices`: they share one environment, and so its attributes."""
