@@ -40,6 +40,10 @@ KEPT_CHECKPOINTS = 2
 _OWN_METRICS = ("iteration", "steps", "time/seconds", "time/steps_per_second")
 
 
+class DamagedRunError(ValueError):
+    """A run's folder that cannot be gone on with: no checkpoint in it is good, or its metrics are not those of its checkpoint."""
+
+
 class Checkpoint(NamedTuple):
     """A saved state of a run."""
 
@@ -264,7 +268,7 @@ def checkpoints(folder: Path | str) -> list[Path]:
 def load_checkpoint(folder: Path | str) -> Checkpoint:
     """Load the newest good checkpoint of a run's folder, with a warning for each damaged one that is newer.
 
-    Raises `FileNotFoundError` if there is none at all and `ValueError` if all are damaged.
+    Raises `FileNotFoundError` if there is none at all and `DamagedRunError` if all are damaged.
     """
     problems: list[str] = []
     for path in reversed(checkpoints(folder)):
@@ -275,7 +279,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
             problems.append(str(error))
             warnings.warn(f"Passing over a checkpoint: {error}", stacklevel=2)
     if problems:
-        raise ValueError(f"No good checkpoint is left in {Path(folder) / 'checkpoints'}: {' '.join(problems)}")
+        raise DamagedRunError(f"No good checkpoint is left in {Path(folder) / 'checkpoints'}: {' '.join(problems)}")
     raise FileNotFoundError(f"There is no checkpoint in {Path(folder) / 'checkpoints'}; check the folder, or start the run without resume.")
 
 
@@ -286,9 +290,11 @@ def _read_metrics(path: Path, checkpoint: Checkpoint) -> tuple[list[str], list[d
         history = [json.loads(line) for line in lines]
         iterations, steps = [row["iteration"] for row in history], history[-1]["steps"] if history else 0
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}), so the run cannot go on with its history; restore that file.") from error
+        raise DamagedRunError(f"{path} cannot be read ({error}), so the run cannot go on with its history; restore that file.") from error
     if iterations != list(range(checkpoint.iteration)) or steps != checkpoint.steps:
-        raise ValueError(f"{path} does not hold the {checkpoint.iteration} iterations ({checkpoint.steps} steps) of {checkpoint.path}; restore the right file.")
+        raise DamagedRunError(
+            f"{path} does not hold the {checkpoint.iteration} iterations ({checkpoint.steps} steps) of {checkpoint.path}; restore the right file."
+        )
     return lines, history
 
 

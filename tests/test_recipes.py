@@ -27,7 +27,7 @@ from agents.policies import CausalLMPolicy, small_gpt2
 from agents.prompting import Curriculum, Groups, Priority
 from agents.recipes import A2CText, Job, JobError, Model, PolicyGradientText, PPOText, Text, TextJob, train
 from agents.recipes.algorithm import prompting_of
-from agents.recipes.choices import from_json, to_json
+from agents.recipes.saved import from_json, to_json
 from agents.recipes.material import gather
 from agents.recipes.measure import distinct_n
 from textgym import tokenizers
@@ -198,8 +198,8 @@ def test_choices_go_through_json() -> None:
         told = json.loads(json.dumps(to_json(one)))
         assert told["command"] == name
         assert from_json(told) == one
-    with pytest.raises(ValueError, match="'sft', not of one of ppo, a2c, policy_gradient"):
-        from_json({"command": "sft"})
+    with pytest.raises(ValueError, match="'sarsa', not of one of ppo, a2c, policy_gradient, sft"):
+        from_json({"command": "sarsa"})
     with pytest.raises(ValueError, match="does not fit"):
         from_json({**data, "sed": 1})
 

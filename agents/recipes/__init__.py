@@ -1,6 +1,23 @@
-"""Whole training jobs on text, from raw material to a run folder; the commands of `python -m agents` are these."""
+"""Whole jobs on text, from raw material to a run folder and back; the commands of `python -m agents` are these."""
 
-from .choices import A2CText, Job, Model, PolicyGradientText, PPOText, Text, TextJob
-from .job import JobError, Outcome, train
+from .beginning import JobError
+from .choices import A2CText, AnyJob, Job, Model, PolicyGradientText, PPOText, SFTJob, SFTText, Text, TextJob
+from .job import Outcome, train
+from .supervised import supervise
 
-__all__ = ["A2CText", "Job", "JobError", "Model", "Outcome", "PPOText", "PolicyGradientText", "Text", "TextJob", "train"]
+__all__ = [
+    "A2CText",
+    "AnyJob",
+    "Job",
+    "JobError",
+    "Model",
+    "Outcome",
+    "PPOText",
+    "PolicyGradientText",
+    "SFTJob",
+    "SFTText",
+    "Text",
+    "TextJob",
+    "supervise",
+    "train",
+]

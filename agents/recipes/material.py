@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 import textgym
 from textgym import constraints, scorers, tokenizers
 from textgym import prompts as prompt_sources
 from textgym.film_reviews import film_reviews
 from textgym.scorers import NgramClassifier
-from textgym.task import Constraint, PromptSource
+from textgym.task import Completions, Constraint, PromptSource
 
 from .. import choices as choices_of
 from ..play import AnyVectorEnv
@@ -47,6 +48,11 @@ class Material(NamedTuple):
     notes: tuple[str, ...]  # what the user should know of it
 
     @property
+    def is_judged(self) -> bool:
+        """Return whether somebody pays; supervised training needs nobody."""
+        return self.scorer is not unjudged
+
+    @property
     def num_positions(self) -> int:
         """Return how many tokens a prompt and its continuation may have together."""
         return self.max_prompt_tokens + self.max_new_tokens
@@ -67,13 +73,18 @@ class Material(NamedTuple):
         )
 
 
-def gather(choices: Text, seed: int) -> Material:
-    """Return the material that the choices name: the embedded film reviews, or that of a file."""
+def unjudged(completions: Completions) -> NDArray[np.float64]:
+    """Return zeros [B]: the score of texts where nobody was named to judge them."""
+    return np.zeros(len(completions))
+
+
+def gather(choices: Text, seed: int, *, judged: bool = True) -> Material:
+    """Return the material that the choices name: the embedded film reviews, or that of a file; `judged` if somebody must be named who pays."""
     given = {"--heldout": choices.heldout, "--text-column": choices.text_column, "--label-column": choices.label_column}
     given["--tokenizer"] = None if choices.tokenizer == "bpe" else choices.tokenizer
     if choices.data is None and (idle := [name for name, value in given.items() if value is not None]):
         raise ValueError(f"{', '.join(idle)} means nothing without --data: the embedded film reviews have their own. Give --data FILE.")
-    return _of_film_reviews(choices, seed) if choices.data is None else _of_file(choices, choices.data)
+    return _of_film_reviews(choices, seed) if choices.data is None else _of_file(choices, choices.data, judged)
 
 
 def _of_film_reviews(choices: Text, seed: int) -> Material:
@@ -104,7 +115,7 @@ def _of_film_reviews(choices: Text, seed: int) -> Material:
     )
 
 
-def _of_file(choices: Text, path: Path) -> Material:
+def _of_file(choices: Text, path: Path, judged: bool) -> Material:
     source: PromptSource = prompt_sources.load_file(path, _column(choices.text_column), _column(choices.label_column))
     train: PromptSource
     heldout: PromptSource
@@ -114,7 +125,7 @@ def _of_file(choices: Text, path: Path) -> Material:
         train, heldout = prompt_sources.split(source, "train"), prompt_sources.split(source, "test")
     texts, heldout_texts = ([source[i].text for i in range(len(source))] for source in (train, heldout))
     tokenizer = _tokenizer(choices, texts)
-    scorer, gold, notes = _judges(choices, train, heldout)
+    scorer, gold, notes = _judges(choices, train, heldout) if judged or choices.scorer or choices.label_column else (unjudged, None, [])
     limit = choices.prompt_tokens + choices.max_new_tokens
 
     def encode(texts: Sequence[str]) -> Sequences:
@@ -164,6 +175,8 @@ def _tokenizer(choices: Text, texts: Sequence[str]) -> textgym.Tokenizer:
         return tokenizers.train_bpe(texts, choices.vocab_size)
     if choices.tokenizer == "words":
         return tokenizers.WordTokenizer.train(texts, choices.vocab_size)
+    if choices.tokenizer == "byte":
+        return tokenizers.make("byte")
     return tokenizers.make(Path(choices.tokenizer))
 
 

@@ -7,7 +7,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from .plain import WordTokenizer
+from .plain import ByteTokenizer, CharTokenizer, WordTokenizer
+
+EOS = "<eos>"
 
 
 class TransformersTokenizer:
@@ -62,7 +64,7 @@ class TransformersTokenizer:
         return self.eos_id, rust.to_str() if rust is not None else self.tokenizer.get_vocab()
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, eos: str = "<eos>") -> TransformersTokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, eos: str = EOS) -> TransformersTokenizer:
     """Return a byte-level BPE tokenizer (Sennrich et al. 2016, as in GPT-2) trained on `texts`; id 0 is EOS."""
     import tokenizers as rust
 
@@ -77,20 +79,52 @@ def train_bpe(texts: Iterable[str], vocab_size: int, eos: str = "<eos>") -> Tran
     return TransformersTokenizer(tokenizer, eos)
 
 
-def to_transformers(tokenizer: WordTokenizer) -> Any:
+def to_transformers(tokenizer: WordTokenizer | CharTokenizer | ByteTokenizer) -> Any:
     """Return a `PreTrainedTokenizerFast` with the same ids, so that a saved policy loads in plain transformers."""
-    import tokenizers as rust
-
+    if isinstance(tokenizer, ByteTokenizer):
+        return _fast(_of_bytes(tokenizer), EOS)
+    if isinstance(tokenizer, CharTokenizer):
+        return _fast(_of_characters(tokenizer), EOS)
     if not isinstance(tokenizer, WordTokenizer):
-        raise TypeError(f"Only a WordTokenizer is translated, not {type(tokenizer).__name__}; of a TransformersTokenizer take `.tokenizer`.")
-    missing = "<no unknown words>"  # not in the vocabulary, so that an unknown word is an error there as it is here
-    model = rust.models.WordLevel({word: i for i, word in enumerate(tokenizer.words)}, unk_token=tokenizer.unk or missing)
-    bare = rust.Tokenizer(model)
-    bare.pre_tokenizer = rust.pre_tokenizers.WhitespaceSplit()
-    fast = _fast(bare, tokenizer.eos)
+        raise TypeError(
+            f"Only tokenizers of words, characters and bytes are translated, not {type(tokenizer).__name__}; a TransformersTokenizer has `.tokenizer`."
+        )
+    fast = _fast(_of_words(tokenizer), tokenizer.eos)
     if tokenizer.unk is not None:
         fast.unk_token = tokenizer.unk
     return fast
+
+
+def _of_words(tokenizer: WordTokenizer) -> Any:
+    import tokenizers as rust
+
+    missing = "<no unknown words>"  # not in the vocabulary, so that an unknown word is an error there as it is here
+    bare = rust.Tokenizer(rust.models.WordLevel({word: i for i, word in enumerate(tokenizer.words)}, unk_token=tokenizer.unk or missing))
+    bare.pre_tokenizer = rust.pre_tokenizers.WhitespaceSplit()
+    return bare
+
+
+def _of_bytes(tokenizer: ByteTokenizer) -> Any:
+    """Bytes are spelled by the characters that GPT-2 gives them: those that can be printed as they are, the others from U+0100 on."""
+    import tokenizers as rust
+
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in printed]
+    spelled = {byte: chr(byte) for byte in printed} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+    bare = rust.Tokenizer(rust.models.BPE({spelled[byte]: byte for byte in range(256)} | {EOS: tokenizer.eos_id}, []))
+    bare.pre_tokenizer = rust.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bare.decoder = rust.decoders.ByteLevel()
+    return bare
+
+
+def _of_characters(tokenizer: CharTokenizer) -> Any:
+    import tokenizers as rust
+
+    vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
+    bare = rust.Tokenizer(rust.models.WordLevel(vocabulary | {EOS: tokenizer.eos_id}, unk_token="<no unknown characters>"))
+    bare.pre_tokenizer = rust.pre_tokenizers.Split(rust.Regex(r"[\s\S]"), "isolated")
+    bare.decoder = rust.decoders.Fuse()
+    return bare
 
 
 def _fast(tokenizer: Any, eos: str | None) -> Any:
