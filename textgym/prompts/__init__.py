@@ -1,4 +1,4 @@
-"""Where episodes begin: lists, files, the beginnings of a grammar's texts, and held-out parts of each.
+"""Where episodes begin: lists, files, data sets, the beginnings of a grammar's texts, and held-out parts of each.
 
 A source is finite, indexed and never changes. Building one may cost (a file, a grammar); the registered ones are built once a process.
 """
@@ -19,6 +19,7 @@ import numpy as np
 from ..film_reviews import film_reviews
 from ..grammar import Grammar
 from ..task import Prompt, PromptSource, Tokenizer
+from .data_sets import DataSet, DataSetPrompts, refuse_other_data_sets
 from .tables import SUFFIXES, Column, read_columns
 
 SPLITS = ("train", "val", "test")
@@ -167,8 +168,8 @@ def _read(path: Path, modified: int, size: int) -> PromptSource:
     return load_file(path)
 
 
-def make(prompts: str | Path | Sequence[str | Prompt] | PromptSource) -> PromptSource:
-    """Return a source by its registered name, from a file (a path ending in .txt, .tsv, .csv or .jsonl), from a list, or as it is."""
+def make(prompts: str | Path | Sequence[str | Prompt] | DataSet | PromptSource) -> PromptSource:
+    """Return a source by its registered name, from a file (a path ending in .txt, .tsv, .csv or .jsonl), a list, a `datasets.Dataset`, or as it is."""
     if isinstance(prompts, str) and prompts in PROMPTS:
         return PROMPTS[prompts]()
     if isinstance(prompts, Path) or (isinstance(prompts, str) and prompts.endswith(SUFFIXES)):
@@ -180,6 +181,9 @@ def make(prompts: str | Path | Sequence[str | Prompt] | PromptSource) -> PromptS
         )
     if isinstance(prompts, list | tuple):
         return ListPrompts(prompts)
+    refuse_other_data_sets(prompts)
+    if isinstance(prompts, DataSet):
+        return DataSetPrompts(prompts)
     if isinstance(prompts, PromptSource):
         return prompts
     raise TypeError(

@@ -9,13 +9,14 @@ from typing import Any
 from .. import constraints, responders, scorers, tokenizers
 from .. import prompts as prompt_sources
 from ..episodes import TextCore
+from ..prompts import DataSet
 from ..task import Constraint, Prompt, PromptSource, Responder, Scorer, Task, Tokenizer
 
 
 def text_gen(  # noqa: D417 (what is a field of Task is explained there)
     num_rows: int,
     *,
-    prompts: str | Path | PromptSource | Sequence[str | Prompt] = "film_reviews",
+    prompts: str | Path | PromptSource | DataSet | Sequence[str | Prompt] = "film_reviews",
     tokenizer: str | Path | Tokenizer = "film_reviews",
     scorer: str | Scorer = "sentiment",
     gold: str | Scorer | None = None,
@@ -41,7 +42,7 @@ def text_gen(  # noqa: D417 (what is a field of Task is explained there)
 
     Args:
         num_rows: number of texts written side by side (the two Gymnasium faces fill it in).
-        prompts: a registered name, a .txt/.tsv/.csv/.jsonl file, a list of texts, or any `PromptSource`.
+        prompts: a registered name, a .txt/.tsv/.csv/.jsonl file, a list of texts, a `datasets.Dataset`, or any `PromptSource`.
         tokenizer: a registered name, a folder (ours or of `transformers`), or any `Tokenizer`.
         scorer: a registered name or any `Scorer`; it pays at the end of the text.
         gold: a second scorer, measured at the end (`info["gold"]`) and never paid.
