@@ -165,10 +165,15 @@ def collect(
 def _stacked(steps: list[dict[str, Any]], last_values: list[FloatArray], after: FloatArray, memory: NDArray[Any] | None) -> Rollout:
     """Return steps of N rows as a rollout; the values behind them are `last_values` where an episode was cut, and `after` [N] behind the last step."""
     masks = _stacked_masks([step.pop("_masks") for step in steps])
-    fields: dict[str, Any] = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+    fields: dict[str, Any] = {name: _laid_out([step[name] for step in steps]) for name in steps[0]}
     alive = ~(fields["terminated"] | fields["truncated"])
-    next_values = np.where(alive, np.concatenate([fields["values"][1:], after[None]]), np.stack(last_values))
+    next_values = np.where(alive, np.concatenate([fields["values"][1:], after[None]]), _laid_out(last_values))
     return Rollout(**fields, next_values=next_values, action_masks=masks, memory=memory)
+
+
+def _laid_out(rows: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return T arrays [N, *] as one [T, N, *]: a third of the time that `numpy.stack` takes for small ones."""
+    return np.concatenate(rows).reshape(len(rows), *rows[0].shape)
 
 
 def _fill_values(policy: Any, steps: list[dict[str, Any]], columns: int = 256) -> None:
@@ -298,7 +303,7 @@ def _end_facts(ended: BoolArray, returns: FloatArray, lengths: IntArray, infos: 
 def _stacked_ends(steps: list[dict[str, FloatArray]], num_rows: int) -> dict[str, FloatArray]:
     names = ["return", "length", *sorted({name for step in steps for name in step} - {"return", "length"})]
     nothing = np.full(num_rows, np.nan)
-    return {name: np.stack([step.get(name, nothing) for step in steps]) for name in names}
+    return {name: _laid_out([step.get(name, nothing) for step in steps]) for name in names}
 
 
 class Evaluation(NamedTuple):

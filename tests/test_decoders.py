@@ -12,7 +12,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from agents.policies import seeded
-from agents.policies.decoders import cache_bytes, decoder_for, why_not_fast
+from agents.policies.decoders import cache_bytes, decoder_for, matmul, why_not_fast
 from agents.policies.decoders.matmul import Product
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-6}
@@ -48,8 +48,34 @@ def test_attention_that_is_not_scaled():
     assert worst_of_play(model, decoder_for(model, NUM_SLOTS, WIDTH), 10) < 1e-9
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("options", [{}, {"activation_function": "relu"}, {"scale_attn_weights": False}], ids=["gelu_new", "relu", "unscaled"])
+@torch.no_grad()
+def test_one_row_alone_says_what_the_library_says(options, dtype):
+    """One token of one row is computed by NumPy, whichever slot is its own; what it wrote is read by the other path, and the other way round."""
+    model = gpt2(dtype, **options)
+    decoder: Any = decoder_for(model, NUM_SLOTS, WIDTH)
+    assert decoder._one_row is not None
+    play = Play(model, decoder)
+    play.extend(list(range(NUM_SLOTS)), [0] * NUM_SLOTS, [4, 2, 5, 1, 3, 3, 2])
+    for row in (3, 0, 6, 3, 3, 5):
+        play.extend([row], [int(play.lengths[row])], [1])
+    play.extend(list(range(NUM_SLOTS)), play.lengths.tolist(), [1] * NUM_SLOTS)
+    play.extend([3], [2], [1])  # a step back
+    assert play.worst < TOLERANCE[dtype]
+
+
+def test_where_one_row_is_left_to_torch():
+    for options in ({"activation_function": "gelu"}, {"vocab_size": 120_000, "n_embd": 96}):
+        decoder: Any = decoder_for(gpt2(torch.float32, **options), 1, WIDTH)
+        assert decoder._one_row is None
+    coarse: Any = decoder_for(gpt2(torch.float32), 1, WIDTH, dtype=torch.bfloat16)
+    assert coarse._one_row is None
+
+
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
-def test_products_large_enough_for_the_other_kernel_are_as_exact(activation):
+def test_products_large_enough_for_the_other_kernel_are_as_exact(activation, monkeypatch):
+    monkeypatch.setattr(matmul, "ONEDNN_WORK", 2**20)  # what is large enough is a matter of speed
     model = gpt2(torch.float32, n_embd=192, n_head=4, activation_function=activation, initializer_range=0.1)
     decoder: Any = decoder_for(model, NUM_SLOTS, WIDTH)
     assert decoder.architecture.blocks[0].up.least in (None, 4)  # rows from which on it is used

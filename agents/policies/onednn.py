@@ -7,7 +7,7 @@ from torch import Tensor
 
 # Where oneDNN beats the BLAS, as measured. Its 10 microseconds a call must be earned by so many multiplications, by half of them in bfloat16 or
 # with an activation in the same pass; and by four rows, unless the weights are too many for a cache.
-ONEDNN_WORK, ONEDNN_ROWS, UNCACHED = 2**20, 4, 2**24
+ONEDNN_WORK, ONEDNN_ROWS, UNCACHED = 2**22, 4, 2**24
 
 
 def has_onednn(weight: Tensor, coarse: torch.dtype | None) -> bool:
