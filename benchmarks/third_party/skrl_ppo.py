@@ -97,9 +97,7 @@ def train(task: Task, steps: int, seed: int) -> Trained:
     env = wrap_env(gym.make_vec(task.id, num_envs=NUM_ENVS, **task.options), verbose=False)
     models = {"policy": Actor(env.observation_space, env.action_space), "value": Critic(env.observation_space, env.action_space)}
     memory = RandomMemory(memory_size=ROLLOUT, num_envs=NUM_ENVS, device="cpu")
-    agent = PPO(
-        models=models, memory=memory, cfg=config(task), observation_space=env.observation_space, action_space=env.action_space, device="cpu"
-    )
+    agent = PPO(models=models, memory=memory, cfg=config(task), observation_space=env.observation_space, action_space=env.action_space, device="cpu")
     timesteps = steps // NUM_ENVS
     # headless: without it every step renders. close_environment_at_exit: without False an exit hook keeps the environment, and logs at the end.
     cfg = {"timesteps": timesteps, "headless": True, "disable_progressbar": True, "close_environment_at_exit": False}
@@ -123,7 +121,7 @@ class Player:
         return actions
 
 
-ENTRANTS = {"ppo": Entrant("skrl", "PPO", train, ("even", "path", "textgen"))}
+ENTRANTS = {"ppo": Entrant("skrl", "PPO", train, ("even", "path", "textgen"), {"even": 20_000, "path": 60_000, "textgen": 20_000})}
 
 
 def main(args: Args) -> dict[str, Any]:

@@ -8,7 +8,7 @@ Axis legend: N rows, T steps, L observation columns, A actions; [...] is [N, T] 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -33,8 +33,19 @@ from .script import Args, run
 
 NUM_ENVS = 16
 ROLLOUT = 64  # steps a row between two updates
-EPOCHS = 4
 MINIBATCH = 256
+
+
+class Settings(NamedTuple):
+    """What differs between tasks; chosen on the seeds 10 to 12."""
+
+    gamma: float = 1.0
+    epochs: int = 4
+    learning_rate: float = 1e-3
+    entropy: float = 0.01
+
+
+SETTINGS = {"path": Settings(gamma=0.99, epochs=8, learning_rate=3e-3, entropy=0.001)}  # the likeliest action alone must find its way
 
 
 def make(task: Task, num_envs: int) -> EnvBase:
@@ -77,26 +88,31 @@ def actor_and_critic(task: Task, env: EnvBase) -> tuple[ProbabilisticActor, Valu
 def train(task: Task, steps: int, seed: int) -> Trained:
     """Train TorchRL's PPO; networks and samples come from torch's global generator, which TorchRL uses throughout."""
     torch.manual_seed(seed)
+    settings = SETTINGS.get(task.name, Settings())
     env = make(task, NUM_ENVS)
     check_env_specs(env, seed=seed)
     env.set_seed(seed)
     actor, critic = actor_and_critic(task, env)
-    estimate = GAE(gamma=0.99 if task.name == "path" else 1.0, lmbda=0.95, value_network=critic)
-    loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01, critic_coeff=0.5, normalize_advantage=True)
-    optimiser = torch.optim.Adam(loss.parameters(), lr=1e-3)
-    buffer = ReplayBuffer(storage=LazyTensorStorage(NUM_ENVS * ROLLOUT), sampler=SamplerWithoutReplacement(), batch_size=MINIBATCH)
+    estimate = GAE(gamma=settings.gamma, lmbda=0.95, value_network=critic)
+    loss = ClipPPOLoss(actor, critic, entropy_coeff=settings.entropy, critic_coeff=0.5, normalize_advantage=True)
+    optimiser = torch.optim.Adam(loss.parameters(), lr=settings.learning_rate)
+    rollout = NUM_ENVS * ROLLOUT
+    buffer = ReplayBuffer(storage=LazyTensorStorage(rollout), sampler=SamplerWithoutReplacement(), batch_size=MINIBATCH)
     taken = 0
-    for batch in Collector(env, actor, frames_per_batch=NUM_ENVS * ROLLOUT, total_frames=steps):
+    # Whole rollouts only, or the collector warns; False: an actor without memory needs no transform that marks the first step of an episode.
+    collector = Collector(env, actor, frames_per_batch=rollout, total_frames=max(steps // rollout, 1) * rollout, auto_register_policy_transforms=False)
+    for batch in collector:
         taken += batch.numel()
         with torch.no_grad():
             estimate(batch)
         buffer.extend(batch.reshape(-1))
-        for _ in range(EPOCHS * NUM_ENVS * ROLLOUT // MINIBATCH):
+        for _ in range(settings.epochs * rollout // MINIBATCH):
             losses = loss(buffer.sample())
             optimiser.zero_grad()
             (losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]).backward()
             nn.utils.clip_grad_norm_(loss.parameters(), 0.5)
             optimiser.step()
+    collector.shutdown()  # closes the environment too
     return Trained(Player(actor), taken)
 
 
@@ -117,7 +133,7 @@ class Player:
         return actions
 
 
-ENTRANTS = {"ppo": Entrant("torchrl", "PPO", train, ("even", "path", "textgen_constrained"))}
+ENTRANTS = {"ppo": Entrant("torchrl", "PPO", train, ("even", "path", "textgen_constrained"), {"even": 20_000, "path": 50_000, "textgen_constrained": 20_000})}
 
 
 def main(args: Args) -> dict[str, Any]:
