@@ -27,9 +27,9 @@ from agents.policies import CausalLMPolicy, small_gpt2
 from agents.prompting import Curriculum, Groups, Priority
 from agents.recipes import A2CText, Job, JobError, Model, PolicyGradientText, PPOText, Text, TextJob, train
 from agents.recipes.algorithm import prompting_of
-from agents.recipes.saved import from_json, to_json
 from agents.recipes.material import gather
 from agents.recipes.measure import distinct_n
+from agents.recipes.saved import from_json, to_json
 from textgym import tokenizers
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"

@@ -35,7 +35,12 @@ def refusing() -> Iterator[None]:
     """Turn what is wrong with a job's choices into a `JobError`; what goes wrong later is no fault of theirs."""
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError, SafetensorError) as error:
+    except SafetensorError as error:
+        raise JobError(f"A file of weights is damaged ({error}). Restore it from a copy, or train anew.") from error
+    except OSError as error:
+        told = str(error) if error.filename is None else f"{error.filename}: {error.strerror}. Choose a path that can be read and written."
+        raise JobError(told) from error
+    except (ValueError, TypeError, ImportError) as error:
         raise JobError(str(error)) from error
 
 

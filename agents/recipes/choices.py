@@ -63,6 +63,12 @@ class Model:
             raise ValueError(f"width={self.width}, layers={self.layers}, heads={self.heads}: give at least 1 of each, and a width that heads divides.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise `ValueError` for a seed that no generator takes."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be at least 0 and below 2**32, got {seed}.")
+
+
 @dataclass(frozen=True)
 class Job:
     """What a job is apart from its algorithm: material, model, and how it is run."""
@@ -96,6 +102,7 @@ class Job:
         for name in ("num_envs", "num_eval", "evaluate_every", "save_every", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,7 @@ class SFTJob:
         for name in ("num_eval", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import tyro
 
@@ -99,10 +100,15 @@ def run(arguments: Sequence[str]) -> int:
         if name in ("-h", "--help"):
             print(USAGE)
             return 0
-        return _do(name, rest)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return _do(name, rest)
     except UsageError as error:
         return _complain(error, 2, name)
-    except (JobError, ScorerError, DamagedRunError, FloatingPointError) as error:
+    except DamagedRunError as error:
+        print(f"error: {error}\nRestore the folder from a copy, or start the run anew: --config and its config.json repeat it.", file=sys.stderr)
+        return 1
+    except (JobError, ScorerError, FloatingPointError) as error:
         return _complain(error, 1, name)
 
 
@@ -170,6 +176,11 @@ def _job_of(folder: Path) -> AnyJob:
         return job_of(folder)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None) -> None:
+    """Print a warning without the line of code that gave it."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _complain(error: Exception, code: int, name: str) -> int:

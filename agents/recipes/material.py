@@ -177,6 +177,8 @@ def _tokenizer(choices: Text, texts: Sequence[str]) -> textgym.Tokenizer:
         return tokenizers.WordTokenizer.train(texts, choices.vocab_size)
     if choices.tokenizer == "byte":
         return tokenizers.make("byte")
+    if not Path(choices.tokenizer).is_dir():
+        raise ValueError(f"--tokenizer {choices.tokenizer!r} is not known, and no folder. Give bpe, words, byte, or the folder of a saved tokenizer.")
     return tokenizers.make(Path(choices.tokenizer))
 
 

@@ -53,7 +53,7 @@ def play(choice: AnyJob, wanted: Playing) -> int:
         if wanted.prompt is None:
             given, index = trained.material.heldout_prompts, int(generator.integers(len(trained.material.heldout_prompts)))
         else:
-            given, index = [Prompt(wanted.prompt)], 0
+            given, index = [checked(wanted.prompt, trained)], 0
         trained = trained._replace(material=trained.material._replace(heldout_prompts=given))
         table = Table(trained, wanted.seed, index)
     asking = sys.stdin.isatty() and sys.stdout.isatty()
@@ -72,6 +72,14 @@ def play(choice: AnyJob, wanted: Playing) -> int:
                 table.write(token)
     print(table.ending())
     return 0
+
+
+def checked(text: str, trained: Trained) -> Prompt:
+    """Return a person's prompt; raises `ValueError` if it is empty or longer than those of the training."""
+    num, most = len(trained.material.tokenizer.encode(text)), trained.material.max_prompt_tokens
+    if not 0 < num <= most:
+        raise ValueError(f"The prompt {text!r} has {num} tokens, and this policy has learned on 1 to {most}. Give it as many.")
+    return Prompt(text)
 
 
 class _Leave(Exception):

@@ -13,15 +13,22 @@ import tyro
 PROGRAM = "python -m agents"
 T = TypeVar("T")
 
-_FRAME = re.compile(r"\x1b\[[0-9;]*m|[╭╮╰╯│]")  # colours and the sides of boxes
-_RULE = re.compile(r"[─\s]+")
-_PYTHON = (  # what Python says of a word that is no number
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_SIDES = " │|+"  # of a box; the latter two where the terminal has no characters to draw one
+_RULE = re.compile(r"[╭╮╰╯─+\-\s]+")
+_ALTERNATIVE = re.compile(r"(\S+) no type matching .* could be instantiated from .*")
+_PLAIN = (  # what Python and tyro say, and what is meant
+    (re.compile(r"^Error parsing (?:(?:choice|Examination|Playing)[\w.]*: )?"), ""),
     (re.compile(r"invalid literal for int\(\) with base 10: (.*)"), r"\1 is no whole number"),
     (re.compile(r"could not convert string to float: (.*)"), r"\1 is no number"),
+    (re.compile(r"^Missing value for argument '(.*?)'.*"), r"\1 has no value. Give it one."),
+    (re.compile(r"^Missing from .*?: (\S+) .*"), r"\1 is missing. Give it, as in runs/NAME."),
+    (re.compile(r"^invalid choice (.*) for argument '(.*?)'\."), r"\2: \1 is none of its choices."),
+    (re.compile(r"^Unrecognized options: (.*)"), r"There is no option \1"),
 )
 # Where what is wrong ends and what to do begins; the first of these that a message holds.
 _TURNS = (
-    re.compile(r"(?<=[;:.?!,]) (?=(?:or )?(?:give|pass|set|use|name|choose|build|restore|read|did you mean|go on)\b)", re.IGNORECASE),
+    re.compile(r"(?<=[;:.?!,]) (?=(?:or )?(?:give|pass|set|use|name|choose|build|restore|read|expected one|did you mean|go on)\b)", re.IGNORECASE),
     re.compile(r"(?<=;) "),
     re.compile(r"(?<=[^.][.?!]) (?=[A-Z])"),
 )
@@ -48,14 +55,16 @@ def parsed(kind: type[T], name: str, arguments: Sequence[str], about: str, regis
 def unboxed(text: str) -> str:
     """Return what stands in a box of tyro's, in a sentence or two, without its help on the argument."""
     sections: list[list[str]] = [[]]
-    for line in (_FRAME.sub("", line).strip() for line in text.splitlines()[1:]):  # the first line is a title
+    for line in (_COLOUR.sub("", line).strip(_SIDES) for line in text.splitlines()[1:]):  # the first line is a title
         if not line or _RULE.fullmatch(line):
             sections.append([])
         else:
             sections[-1].append(line)
     told = [" ".join(lines) for lines in sections if lines and not lines[0].startswith(("Argument helptext", "For full helptext"))]
-    wrong = told[0].removeprefix("Error parsing ") if told else text.strip()
-    for pattern, plain in _PYTHON:
+    wrong = told[0] if told else text.strip()
+    if errors := next((section for section in told if section.startswith("Got errors")), None):  # of None and what else it might be: the latter counts
+        wrong = _ALTERNATIVE.sub(lambda found: f"{found[1]} {errors.rpartition('>: ')[2]}", wrong)
+    for pattern, plain in _PLAIN:
         wrong = pattern.sub(plain, wrong)
     perhaps = [_options(section) for section in told[1:] if section.startswith("Perhaps you meant")]
     return " ".join([wrong if wrong.endswith((".", "!", "?")) else f"{wrong}.", *perhaps])
