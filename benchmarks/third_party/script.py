@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Args:
     """of the judgement"""
     json: Path | None = None
     """also write the figures to this file"""
+    list: bool = False
+    """only print the script's algorithms and the tasks that each enters, as JSON"""
 
 
 def measure(entrant: Entrant, args: Args) -> dict[str, Any]:
@@ -62,6 +65,9 @@ def measure(entrant: Entrant, args: Args) -> dict[str, Any]:
 
 def run(entrants: Mapping[str, Entrant], args: Args) -> dict[str, Any]:
     """Do what a script's command line says; print, write and return the figures."""
+    if args.list:
+        print(json.dumps({name: entrant.tasks for name, entrant in entrants.items()}))
+        return {}
     torch.set_num_threads(1)
     entrant = entrants.get(args.algorithm or next(iter(entrants)))
     if entrant is None:
