@@ -92,7 +92,7 @@ def train(task: Task, steps: int, seed: int, runners: int) -> Trained:
 
 
 TASKS = ("even", "path", "textgen_constrained")
-STEPS = {"even": 30_000, "path": 60_000, "textgen_constrained": 30_000}
+STEPS = {"even": 20_000, "path": 40_000, "textgen_constrained": 20_000}
 ENTRANTS = {
     "ppo": Entrant("ray", "RLlib PPO", partial(train, runners=0), TASKS, STEPS),
     "ppo_2_runners": Entrant("ray", "RLlib PPO, 2 runners", partial(train, runners=2), TASKS, STEPS),
