@@ -1,0 +1,120 @@
+"""Do Stable-Baselines3's and sb3-contrib's agents learn textgym's environments? `python -m benchmarks.third_party.sb3 --algorithm dqn --task path`.
+
+Theirs: `make_vec_env`, the algorithms, `learn` and `predict`. Ours: the feature extractor, since `MlpPolicy` takes token ids for sizes, and the settings.
+An agent is judged as their `evaluate_policy` acts, `deterministic=True`: the likeliest action, or that of the highest value.
+
+Axis legend: N rows, A actions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sb3_contrib import QRDQN, TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+
+from agents.adapters.sb3_extractor import TokenExtractor
+
+from .contract import Entrant, Task, Train, Trained
+from .script import Args, run
+
+NUM_ENVS = 8
+Options = dict[str, Any]
+
+# Chosen on the seeds 10 to 12.
+ON_POLICY: Options = {"n_steps": 128, "batch_size": 256, "learning_rate": 1e-3, "gae_lambda": 0.95}
+# Both frequencies below count steps of the vector environment, of NUM_ENVS transitions each, and a training is one gradient step unless more are named.
+OFF_POLICY: Options = {
+    "train_freq": 1,
+    "gradient_steps": 2,
+    "learning_rate": 1e-3,
+    "batch_size": 64,
+    "buffer_size": 30_000,
+    "learning_starts": 1_000,
+    "target_update_interval": 400,
+    "exploration_fraction": 0.5,
+}
+OPTIONS: dict[str, Options] = {
+    "ppo": {**ON_POLICY, "n_epochs": 4, "ent_coef": 0.01},
+    "a2c": {"n_steps": 16, "learning_rate": 1e-3, "gae_lambda": 0.95, "ent_coef": 0.01, "use_rms_prop": False},
+    "dqn": OFF_POLICY,
+    "maskable_ppo": {**ON_POLICY, "n_epochs": 4, "ent_coef": 0.01},
+    "recurrent_ppo": {**ON_POLICY, "n_epochs": 4, "ent_coef": 0.01},
+    "trpo": ON_POLICY,
+    "qr_dqn": OFF_POLICY,
+}
+CLASSES: dict[str, type[Any]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "maskable_ppo": MaskablePPO, "recurrent_ppo": RecurrentPPO, "trpo": TRPO, "qr_dqn": QRDQN}
+PATH: Options = {"gamma": 0.99}
+TEXT: Options = {"gamma": 1.0}  # paid at the end
+FAR = {"even": 16, "textgen": 24, "path": 3}  # n-step returns of Q-learning: a reward at the end is hardly found one step at a time
+
+
+def policy_options(algorithm: str, task: Task) -> Options:
+    """Return what the algorithm's policy is made with."""
+    options: Options = {} if task.name == "path" else {"features_extractor_class": TokenExtractor, "features_extractor_kwargs": {"kind": "mean"}}
+    if algorithm == "recurrent_ppo":
+        options |= {"lstm_hidden_size": 64}
+    if algorithm == "qr_dqn":
+        options |= {"n_quantiles": 25}
+    return options
+
+
+def trainer(algorithm: str) -> Train:
+    """Return the training of an algorithm."""
+
+    def train(task: Task, steps: int, seed: int) -> Trained:
+        env = make_vec_env(task.module_id, n_envs=NUM_ENVS, seed=seed, env_kwargs=dict(task.options))
+        options = OPTIONS[algorithm] | (PATH if task.name == "path" else TEXT) | {"policy_kwargs": policy_options(algorithm, task)}
+        if CLASSES[algorithm] in (DQN, QRDQN):
+            options |= {"n_steps": FAR[task.name]}
+        policy = "MlpLstmPolicy" if algorithm == "recurrent_ppo" else "MlpPolicy"
+        model = CLASSES[algorithm](policy, env, seed=seed, device="cpu", **options)
+        # MaskablePPO asks for masks unless it is told not to, and every environment of ours answers to `action_masks`, if only by an error where it has none.
+        model.learn(steps, **({"use_masking": task.masked} if algorithm == "maskable_ppo" else {}))
+        env.close()
+        return Trained(Player(model), model.num_timesteps)
+
+    return train
+
+
+class Player:
+    """A trained agent that acts as `evaluate_policy` lets it, with its memory where it has one."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._state = model, None
+
+    def __call__(self, observations: NDArray[Any], starts: NDArray[Any], masks: NDArray[np.bool_] | None) -> NDArray[Any]:
+        """Return an action for each row."""
+        masked = {"action_masks": masks} if masks is not None and isinstance(self._model, MaskablePPO) else {}
+        actions, self._state = self._model.predict(observations, self._state, starts, deterministic=True, **masked)
+        return np.asarray(actions)
+
+
+def entrant(library: str, algorithm: str, name: str, text: str = "textgen") -> Entrant:
+    """Return an algorithm with its three tasks."""
+    return Entrant(library, name, trainer(algorithm), ("even", "path", text))
+
+
+ENTRANTS = {
+    "ppo": entrant("stable-baselines3", "ppo", "PPO"),
+    "a2c": entrant("stable-baselines3", "a2c", "A2C"),
+    "dqn": entrant("stable-baselines3", "dqn", "DQN"),
+    "maskable_ppo": entrant("sb3-contrib", "maskable_ppo", "MaskablePPO", "textgen_constrained"),
+    "recurrent_ppo": entrant("sb3-contrib", "recurrent_ppo", "RecurrentPPO"),
+    "trpo": entrant("sb3-contrib", "trpo", "TRPO"),
+    "qr_dqn": entrant("sb3-contrib", "qr_dqn", "QR-DQN"),
+}
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Train one of them and print what was reached."""
+    return run(ENTRANTS, args)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Args))
