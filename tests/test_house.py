@@ -33,11 +33,12 @@ TEXTGYM: dict[str, set[str]] = {
     **dict.fromkeys(("constraints", "scorers"), GROUND | {"language_models"}),
     "toy": GROUND | {"tokenizers", "prompts", "episodes"},  # the token tasks are text tasks
     "env": {"core"},
+    "laws": set(),  # it judges strangers, through Gymnasium alone
     "vector": {"core"},
     **dict.fromkeys(("wrappers", "oracle", "suite"), FACES),
     "recording": FACES | {"__init__"},  # for the version, inside a function
     "__init__": TOP,
-    "__main__": TOP | {"__init__"},
+    "__main__": TOP | {"__init__", "laws"},
 }
 
 ALGORITHMS = {"sft", "policy_gradient", "a2c", "ppo"}

@@ -1,4 +1,4 @@
-"""The command line of the environments: list them, replay what was recorded, and compare two recordings."""
+"""The command line of the environments: list them, hold one to the laws, replay what was recorded, and compare two recordings."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from . import __version__
+from . import __version__, laws
 from .recording import NotReplayableError, Parting, Record, Unusable, Verdict, first_difference, make_env, verify
 
 EQUAL, DIFFERENT, UNUSABLE = 0, 1, 2
+CHECK = "Hold one environment to the laws of textgym.laws; exit 0 if all hold, 1 if some fail, 2 if it cannot be made."
 
 
 class UsageError(ValueError):
@@ -43,13 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m textgym", description=__doc__)
     parser.add_argument("--version", action="version", version=f"textgym {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="list | replay | diff")
+    commands = parser.add_subparsers(required=True, metavar="list | check | replay | diff")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--import", dest="modules", metavar="MODULE", action="append", default=[], help="import MODULE first, which registers your own tasks")
 
     listing = commands.add_parser("list", parents=[common], help="show the registered tasks", description="Show the registered tasks.")
     listing.add_argument("--json", action="store_true", help="print a JSON array of objects")
     listing.set_defaults(run=_list)
+
+    checking = commands.add_parser("check", parents=[common], help="hold an environment to the laws", description=CHECK)
+    checking.add_argument("target", metavar="ID|MODULE:NAME", help="a registered id, or a class or function without arguments that makes the environment")
+    checking.add_argument("--json", action="store_true", help="print a JSON array of objects")
+    checking.set_defaults(run=_check)
 
     replaying = commands.add_parser("replay", parents=[common], help="run recorded episodes again", description="Run recorded episodes again and show them.")
     replaying.add_argument("file", metavar="FILE", help="what RecordEpisode wrote")
@@ -68,7 +74,7 @@ def _import(module: str) -> None:
     try:
         importlib.import_module(module)
     except ImportError as error:
-        raise UsageError(f"--import {module}: {error}.\nName a module that Python finds from here.") from error
+        raise UsageError(f"{module} cannot be imported: {error}.\nName a module that Python finds from here.") from error
 
 
 # --- list
@@ -136,6 +142,38 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# --- check
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    make = _maker(chosen.target)
+    try:
+        make()
+    except Exception as error:  # a stranger's constructor may raise anything
+        advice = "Name a registered id (python -m textgym list), or MODULE:NAME of a class or function without arguments."
+        raise UsageError(f"{chosen.target} cannot be made: {type(error).__name__}: {error}\n{advice}") from error
+    verdicts = laws.judge(make)
+    print(json.dumps([verdict._asdict() for verdict in verdicts], indent=2) if chosen.json else "\n".join(map(_judged, verdicts)))
+    return DIFFERENT if any(verdict.holds is False for verdict in verdicts) else EQUAL
+
+
+def _maker(target: str) -> Callable[[], Any]:
+    """Return what makes the environment of a registered id, or of MODULE:NAME where no id is called so."""
+    module, _, name = target.partition(":")
+    if not name or target in gym.registry:
+        return lambda: gym.make(target).unwrapped
+    _import(module)
+    factory = getattr(sys.modules[module], name, None)
+    if not callable(factory):
+        raise UsageError(f"{module} has no {name} that can be called.\nName a class or function without arguments that makes the environment.")
+    return lambda: factory()
+
+
+def _judged(verdict: laws.Verdict) -> str:
+    said = {True: "ok", False: f"FAILS: {verdict.reason}\n    {verdict.remedy}", None: f"does not apply ({verdict.reason})"}
+    return f"{verdict.law}: {said[verdict.holds]}"
 
 
 # --- replay
