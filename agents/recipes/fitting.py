@@ -38,8 +38,10 @@ def _for_transformers(tokenizer: Tokenizer) -> Any:
         raise TypeError(f"{type(tokenizer).__name__} cannot be saved: give the job a tokenizer of textgym.tokenizers.")
     if fitted.pad_token is None:
         fitted.pad_token = fitted.eos_token  # behind the attention mask nobody reads it
-    fitted.padding_side = "left"
-    fitted.model_input_names = ["input_ids", "attention_mask"]  # GPT-2 would add token_type_ids to its embeddings
+    told: dict[str, Any] = {"padding_side": "left", "model_input_names": ["input_ids", "attention_mask"]}  # GPT-2 would add token_type_ids to its embeddings
+    for name, value in told.items():
+        setattr(fitted, name, value)
+    fitted.init_kwargs |= told  # which are what is saved
     return fitted
 
 
