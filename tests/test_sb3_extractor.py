@@ -57,4 +57,4 @@ def test_ppo_learns_what_it_cannot_from_raw_ids() -> None:
         model = PPO("MlpPolicy", env, policy_kwargs=told, n_steps=96, batch_size=96, learning_rate=1e-3, gamma=1.0, seed=0, device="cpu")
         model.learn(12_000)
         reached[name] = 12 * float(np.mean([info["r"] for info in model.ep_info_buffer]))
-    assert reached["gru"] > 4 > 2 > reached["raw"], reached
+    assert reached["gru"] > 7 > 4 > reached["raw"], reached
