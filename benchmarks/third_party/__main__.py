@@ -26,7 +26,7 @@ from ..machine import print_table, processor
 from .tasks import TASKS, best_return
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("sb3", "tianshou_agents", "torchrl_ppo", "skrl_ppo", "cleanrl_ppo", "trl_grpo", "rllib_ppo")
+SCRIPTS = ("sb3", "tianshou_agents", "torchrl_ppo", "skrl_ppo", "cleanrl_entrant", "trl_grpo", "rllib_ppo")
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Player:
             valid = ~self.over
             self.observations, rewards, terminated, truncated, infos = self.envs.step(actions.numpy())
             self.over = terminated | truncated
-            told = (torch.as_tensor(x) for x in (rewards, terminated, truncated, valid))
+            told = (torch.as_tensor(x) for x in (rewards.astype(np.float32), terminated, truncated, valid))
             steps.append((observations, actions, distribution.log_prob(actions), values, *told))
             if "episode" in infos:
                 self.returns += infos["episode"]["r"][infos["_episode"]].tolist()

@@ -108,7 +108,7 @@ def dqn(task: Task, steps: int, seed: int) -> Trained:
         policy=policy,
         optim=AdamOptimizerFactory(lr=1e-3),
         gamma=0.99 if path else 1.0,
-        n_step_return_horizon=3 if path else 16,
+        n_step_return_horizon=8 if path else 16,
         target_update_freq=200,
         huber_loss_delta=1.0,
     )
@@ -119,7 +119,7 @@ def dqn(task: Task, steps: int, seed: int) -> Trained:
             training_collector=collector,
             collection_step_num_env_steps=64,
             batch_size=64,
-            update_step_num_gradient_steps_per_sample=0.25,
+            update_step_num_gradient_steps_per_sample=0.125,
             training_fn=lambda epoch, step: policy.set_eps_training(max(0.05, 1.0 - 1.9 * step / steps)),
             **one_epoch(steps),
         )
@@ -173,7 +173,7 @@ def trainer(algorithm: Callable[[Task, int, int], Trained]) -> Train:
 
 ENTRANTS = {
     "ppo": Entrant("tianshou", "PPO", trainer(ppo), ("even", "path", "textgen")),
-    "dqn": Entrant("tianshou", "DQN", trainer(dqn), ("even", "path", "textgen_constrained")),
+    "dqn": Entrant("tianshou", "DQN", trainer(dqn), ("even", "path", "textgen_constrained"), {"textgen_constrained": 20_000}),
 }
 
 
