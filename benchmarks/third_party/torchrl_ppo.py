@@ -45,7 +45,7 @@ class Settings(NamedTuple):
     entropy: float = 0.01
 
 
-SETTINGS = {"path": Settings(gamma=0.99, epochs=8, learning_rate=3e-3, entropy=0.001)}  # the likeliest action alone must find its way
+SETTINGS = {"path": Settings(gamma=0.95, epochs=8, learning_rate=3e-3, entropy=0.003)}  # the likeliest action alone must find its way
 
 
 def make(task: Task, num_envs: int) -> EnvBase:
@@ -133,7 +133,7 @@ class Player:
         return actions
 
 
-ENTRANTS = {"ppo": Entrant("torchrl", "PPO", train, ("even", "path", "textgen_constrained"), {"even": 20_000, "path": 50_000, "textgen_constrained": 20_000})}
+ENTRANTS = {"ppo": Entrant("torchrl", "PPO", train, ("even", "path", "textgen_constrained"), {"even": 20_000, "path": 60_000, "textgen_constrained": 20_000})}
 
 
 def main(args: Args) -> dict[str, Any]:
