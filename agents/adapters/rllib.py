@@ -69,7 +69,7 @@ class _MaskedObservations(VectorWrapper):
         self.single_observation_space = Dict({OBSERVATIONS: env.single_observation_space, MASK: mask})
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
-    def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observations, infos = self.env.reset(seed=seed, options=options)
         return self._seen(observations, infos), infos
 

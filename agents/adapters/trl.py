@@ -58,8 +58,8 @@ class ScorerReward:
             return []
         scores = scores_of(self.scorer, self._completions(prompts, completions, completion_ids, columns))
         log = columns.get("log_metric")
-        for name, values in scores.items() if callable(log) else ():
-            if name != "score":
+        for name, values in scores.items():
+            if name != "score" and log is not None:
                 log(f"{self.__name__}/{name}", float(values.mean()))
         return [float(score) for score in scores["score"]]
 

@@ -94,7 +94,7 @@ class WholeResponses:
 def _core_of(env: Any) -> TextCore:
     """Return the core of a text environment that whole responses can be played on."""
     bare, layer = env.unwrapped, env
-    core = bare.core if isinstance(bare, GymEnv | GymVectorEnv) else None
+    core: Any = bare.core if isinstance(bare, GymEnv | GymVectorEnv) else None
     if not isinstance(core, TextCore):
         raise TypeError(f"WholeResponses stands on a text environment of textgym (gym.make or gym.make_vec of TextGen-v0, ...), not on {env}.")
     while layer is not bare:

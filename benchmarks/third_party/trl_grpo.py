@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from agents.adapters.trl import EnvironmentReward
 from agents.policies import CausalLMPolicy, small_gpt2
-from textgym.tokenizers import to_transformers
+from textgym.tokenizers import WordTokenizer, to_transformers
 
 from .contract import Entrant, Task, Trained
 from .script import Args, run
@@ -89,6 +89,7 @@ def train(task: Task, steps: int, seed: int) -> Trained:
     env = gym.make(task.id, **task.options)
     reward = EnvironmentReward(env)
     text = reward.responses.task
+    assert isinstance(text.tokenizer, WordTokenizer)  # TRL wants a tokenizer of transformers, with the same ids
     tokenizer = to_transformers(text.tokenizer)
     policy = small_gpt2(text.tokenizer.vocab_size, text.max_prompt_tokens + text.max_new_tokens, eos_id=text.tokenizer.eos_id, width=64, layers=1, seed=seed)
     counted = _Counted(reward)
