@@ -38,7 +38,8 @@ TEXTGYM: dict[str, set[str]] = {
     **dict.fromkeys(("wrappers", "oracle", "suite"), FACES),
     "recording": FACES | {"__init__"},  # for the version, inside a function
     "__init__": TOP,
-    "__main__": TOP | {"__init__", "laws"},
+    "commands": TOP | {"__init__", "laws"},
+    "__main__": TOP | {"__init__", "laws", "commands"},
 }
 
 ALGORITHMS = {"sft", "policy_gradient", "a2c", "ppo"}
