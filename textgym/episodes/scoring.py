@@ -6,7 +6,7 @@ Axis legend: B completions.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class ScorerError(ValueError):
 def scores_of(scorer: Scorer, completions: Completions) -> dict[str, FloatArray]:
     """Return `score` [B] and the parts of a composed scorer; raises `ScorerError` that names prompt and text, or the part whose name is taken."""
     try:
-        if isinstance(scorer, ComposedScorer):
+        if _is_composed(scorer):
             parts = scorer.parts(completions)
             _refuse_taken(scorer, parts)
             found = {**parts, "score": scorer.combine(parts)}
@@ -35,6 +35,11 @@ def scores_of(scorer: Scorer, completions: Completions) -> dict[str, FloatArray]
             f"Scorer {_name(scorer)} raised {type(error).__name__}: {error} (a batch of {len(completions)}, the first: {first}).{_unfinished(completions)}"
         ) from error
     return {name: _checked_scores(values, f"{_name(scorer)}, {name}", completions) for name, values in found.items()}
+
+
+def _is_composed(scorer: Scorer) -> TypeGuard[ComposedScorer]:
+    """Do as `isinstance` does, which takes a tenth of an environment's step for Protocols on Python 3.11."""
+    return hasattr(scorer, "parts") and hasattr(scorer, "combine")
 
 
 def _refuse_taken(scorer: Scorer, parts: Iterable[str]) -> None:
