@@ -39,7 +39,7 @@ def test_there_are_pages():
     assert {"stable_baselines3", "sb3_contrib", "cleanrl", "tianshou", "torchrl", "skrl", "rllib", "trl", "pufferlib"} <= PAGES.keys()
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if name not in ELSEWHERE])
+@pytest.mark.parametrize("name", sorted({name for name, *_ in SNIPPETS} - ELSEWHERE.keys()))
 def test_the_versions_are_those_that_are_installed(name: str):
     for package, told in tested_with(PAGES[name]).items():
         try:
