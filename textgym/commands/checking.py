@@ -21,7 +21,7 @@ def check(chosen: argparse.Namespace) -> int:
         make()
     except Exception as error:  # a stranger's constructor may raise anything
         advice = "Name a registered id (python -m textgym list), or MODULE:NAME of a class or function without arguments."
-        raise UsageError(f"{chosen.target} cannot be made: {type(error).__name__}: {error}\n{advice}") from error
+        raise UsageError(f"{chosen.target} cannot be made: {type(error).__name__}: {error}", advice) from error
     verdicts = laws.judge(make)
     print(json.dumps([verdict._asdict() for verdict in verdicts], indent=2) if chosen.json else "\n".join(map(_judged, verdicts)))
     return DIFFERENT if any(verdict.holds is False for verdict in verdicts) else EQUAL
@@ -35,10 +35,14 @@ def _maker(target: str) -> Callable[[], Any]:
     import_module(module)
     factory = getattr(sys.modules[module], name, None)
     if not callable(factory):
-        raise UsageError(f"{module} has no {name} that can be called.\nName a class or function without arguments that makes the environment.")
+        raise UsageError(f"{module} has no {name} that can be called.", "Name a class or function without arguments that makes the environment.")
     return lambda: factory()
 
 
 def _judged(verdict: laws.Verdict) -> str:
-    said = {True: "ok", False: f"FAILS: {verdict.reason}\n    {verdict.remedy}", None: f"does not apply ({verdict.reason})"}
+    said = {
+        True: f"ok ({verdict.reason})" if verdict.reason else "ok",
+        False: f"FAILS: {verdict.reason}\n    {verdict.remedy}",
+        None: f"does not apply ({verdict.reason})",
+    }
     return f"{verdict.law}: {said[verdict.holds]}"
