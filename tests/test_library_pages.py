@@ -28,7 +28,7 @@ def python_of(name: str) -> str:
     return os.environ[variable]
 
 
-def tested_with(text: str) -> dict[str, str]:
+def told_versions(text: str) -> dict[str, str]:
     """The packages and versions of a page's line "Tested with: name version, name version"; a full stop may end it."""
     line = re.search(r"^Tested with: (.+?)\.?$", text, re.MULTILINE)
     assert line is not None, "the page does not say what it was tested with"
@@ -41,7 +41,7 @@ def test_there_are_pages():
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in SNIPPETS} - ELSEWHERE.keys()))
 def test_the_versions_are_those_that_are_installed(name: str):
-    for package, told in tested_with(PAGES[name]).items():
+    for package, told in told_versions(PAGES[name]).items():
         try:
             installed = version(package).partition("+")[0]  # what a build adds is not told
             assert installed == told or installed.startswith(f"{told}."), package

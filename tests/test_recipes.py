@@ -228,7 +228,7 @@ def test_groups_from_the_command_line_are_played(tmp_path: Path, monkeypatch: py
 def test_what_the_command_line_says_of_wrong_prompting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(monkeypatch, "a2c", "--prompting", "gruops(size=8)") == 2
     said = capsys.readouterr()
-    assert "did you mean 'groups'?" in " ".join((said.out + said.err).replace("│", " ").split())
+    assert "Did you mean 'groups'?" in " ".join((said.out + said.err).replace("│", " ").split())
     assert command(monkeypatch, "policy_gradient", "--advantage", "grpo", "--width", "16", "--layers", "1") == 1
     assert "compares episodes of one prompt" in capsys.readouterr().err
 

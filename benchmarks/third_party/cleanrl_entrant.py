@@ -18,7 +18,7 @@ from .cleanrl_ppo import Args as Options
 from .contract import Entrant, Task, Trained
 from .script import Args, run
 
-# Chosen on the seeds 10 to 12.
+# First settings, tried on seed 10.
 TEXT = Options(num_envs=8, learning_rate=2e-3, gamma=1.0)
 PATH = replace(TEXT, gamma=0.99, ent_coef=0.001)
 

@@ -24,7 +24,7 @@ from .textworld_game import STATE, TextWorldGame, write_game
 
 @dataclass(frozen=True)
 class Case:
-    """One environment, who learns it and how; the settings were chosen on the seeds 10 to 12."""
+    """One environment, who learns it and how; the settings were tried on the seeds 10 and 11."""
 
     environment: str
     agent: str
