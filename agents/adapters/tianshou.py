@@ -32,7 +32,7 @@ class MaskInObservation(gym.Wrapper[Seen, Any, Any, Any]):
         super().__init__(env)
         if not isinstance(env.action_space, gym.spaces.Discrete):
             raise TypeError(f"Masks are of Discrete actions, and this environment has {env.action_space}.")
-        masks = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.bool_)
+        masks = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.bool_)  # type: ignore[arg-type]
         self.observation_space = gym.spaces.Dict({"obs": env.observation_space, "mask": masks})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Seen, dict[str, Any]]:

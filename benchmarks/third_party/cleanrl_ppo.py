@@ -68,10 +68,10 @@ class Agent(nn.Module):
         super().__init__()
         if not isinstance(actions, gym.spaces.Discrete):
             raise ValueError(f"This PPO draws from Discrete actions, and the environment has {actions}: give another --env-id.")
-        self.actor = nn.Sequential(body(observations), nn.Linear(64, int(actions.n)))
-        self.critic = nn.Sequential(body(observations), nn.Linear(64, 1))
-        nn.init.orthogonal_(self.actor[-1].weight, 0.01)
-        nn.init.orthogonal_(self.critic[-1].weight, 1.0)
+        self.actor = nn.Sequential(body(observations), logits := nn.Linear(64, int(actions.n)))
+        self.critic = nn.Sequential(body(observations), value := nn.Linear(64, 1))
+        nn.init.orthogonal_(logits.weight, 0.01)
+        nn.init.orthogonal_(value.weight, 1.0)
 
     def forward(self, observations: Tensor) -> tuple[Categorical, Tensor]:
         """Return the distribution of the next action and the value [*] of observations [*, L]."""

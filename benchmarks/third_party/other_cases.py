@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +53,7 @@ def adventure(num_envs: int, *seen: str) -> AnyVectorEnv:
     return gym.vector.SyncVectorEnv([lambda: TextWorldGame(_game(), seen)] * num_envs)
 
 
-TABLE = {"learning_rate": 0.05, "advantage": GAE(0.99, 0.95), "num_epochs": 4}
+TABLE = ppo.Config(learning_rate=0.05, advantage=GAE(0.99, 0.95), num_epochs=4)
 GAMES = ppo.Config(total_timesteps=2_560, num_steps=40, learning_rate=3e-3, advantage=GAE(0.95, 0.95), num_epochs=4, ent_coef=0.01)
 CASES = (
     Case(
@@ -73,7 +73,7 @@ CASES = (
         lambda n: gymnasium("CliffWalking-v1", n, max_episode_steps=200),  # it has no limit of its own
         TabularPolicy.for_env,
         ppo,
-        ppo.Config(total_timesteps=100_000, num_steps=64, ent_coef=0.05, ent_coef_final=0.0, **TABLE),
+        replace(TABLE, total_timesteps=100_000, num_steps=64, ent_coef=0.05, ent_coef_final=0.0),
         lambda: best_return("CliffWalking-v1", 200),
         "exact, 200 steps",
         episodes=64,
@@ -84,7 +84,7 @@ CASES = (
         lambda n: gymnasium("Taxi-v4", n),
         TabularPolicy.for_env,
         ppo,
-        ppo.Config(total_timesteps=300_000, num_steps=128, ent_coef=0.01, **TABLE),
+        replace(TABLE, total_timesteps=300_000, num_steps=128, ent_coef=0.01),
         lambda: best_return("Taxi-v4", 200),
         "exact, 200 steps",
     ),

@@ -48,8 +48,8 @@ class Actor(CategoricalMixin, Model):
         Model.__init__(self, observation_space=observation_space, action_space=action_space, device="cpu")
         CategoricalMixin.__init__(self, unnormalized_log_prob=True)
         features, width = body(observation_space)
-        self.net = nn.Sequential(features, nn.Linear(width, 64), nn.Tanh(), nn.Linear(64, self.num_actions))
-        nn.init.zeros_(self.net[-1].weight)  # every action alike at first
+        self.net = nn.Sequential(features, nn.Linear(width, 64), nn.Tanh(), last := nn.Linear(64, self.num_actions))
+        nn.init.zeros_(last.weight)  # every action alike at first
 
     def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
         """Return logits [B, A]."""

@@ -62,12 +62,18 @@ def make(task: Task) -> Callable[[], gym.Env[Any, Any]]:
     return lambda: MaskInObservation(gym.make(task.id, **task.options)) if task.masked else gym.make(task.id, **task.options)
 
 
+def num_actions(env: gym.Env[Any, Any]) -> int:
+    """Return how many actions an environment of ours has."""
+    assert isinstance(env.action_space, gym.spaces.Discrete)
+    return int(env.action_space.n)
+
+
 def ppo(task: Task, steps: int, seed: int) -> Trained:
     """Train Tianshou's PPO."""
     env = make(task)()
     policy = DiscreteActorPolicy(
         # Logits: by default the actor ends in a softmax, and the policy takes what comes for logits, without a word.
-        actor=DiscreteActor(preprocess_net=Features(env.observation_space), action_shape=env.action_space.n, softmax_output=False),
+        actor=DiscreteActor(preprocess_net=Features(env.observation_space), action_shape=num_actions(env), softmax_output=False),
         action_space=env.action_space,
         observation_space=env.observation_space,
     )
@@ -98,7 +104,7 @@ def dqn(task: Task, steps: int, seed: int) -> Trained:
     env = make(task)()
     space = env.observation_space["obs"] if isinstance(env.observation_space, gym.spaces.Dict) else env.observation_space
     policy: Any = DiscreteQLearningPolicy(
-        model=DiscreteActor(preprocess_net=Features(space), action_shape=env.action_space.n, softmax_output=False),
+        model=DiscreteActor(preprocess_net=Features(space), action_shape=num_actions(env), softmax_output=False),
         action_space=env.action_space,
         observation_space=env.observation_space,
         eps_training=1.0,

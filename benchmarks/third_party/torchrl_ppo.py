@@ -68,14 +68,16 @@ def network(space: gym.Space[Any], outputs: int) -> nn.Sequential:
     features: nn.Module = nn.Sequential(nn.Linear(space.shape[0], 64), nn.Tanh())
     if space.dtype.kind == "i":
         features = TokenNetwork(int(space.high.max()), space.shape[0], width=64, kind="mean")
-    return nn.Sequential(features, nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
+    network = nn.Sequential(features, nn.Linear(64, 64), nn.Tanh(), last := nn.Linear(64, outputs))
+    if outputs > 1:
+        nn.init.zeros_(last.weight)  # every action alike at first
+    return network
 
 
 def actor_and_critic(task: Task, env: EnvBase) -> tuple[ProbabilisticActor, ValueOperator]:
     """Return a policy, over the allowed actions where there are masks, and a value."""
     space, num_actions = gym.make(task.id, **task.options).observation_space, int(env.action_spec.space.n)
     logits = network(space, num_actions)
-    nn.init.zeros_(logits[-1].weight)  # every action alike at first
     actor = ProbabilisticActor(
         TensorDictModule(logits, in_keys=["observation"], out_keys=["logits"]),
         in_keys={"logits": "logits", "mask": "action_mask"} if task.masked else ["logits"],
