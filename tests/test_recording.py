@@ -627,7 +627,7 @@ class TestCommandLine:
         assert set(rows) == {id for id, spec in gym.registry.items() if spec.entry_point == "textgym.env:GymEnv"}
         assert rows["TextGen-v0"]["question"] == "Does the agent continue a text so that its scorer likes it?"
         assert rows["TextGen-v0"]["observation"] == str(gym.make("TextGen-v0").observation_space)
-        assert rows["TextGen-v0"]["best"] is None
+        assert (rows["TextGen-v0"]["best"], rows["TextGen-v0"]["random"], rows["TextGen-v0"]["scorer"]) == (1.0, 0.5, "Sentiment")
         assert all(row["error"] is None and row["question"] and row["actions"] and row["observation"] for row in rows.values())
         for id, row in rows.items():
             assert any(line.startswith(id) and line.endswith(row["question"]) for line in table.stdout.splitlines())

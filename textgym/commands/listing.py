@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,13 +14,20 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from ..suite.returns import known_returns
 from .usage import EQUAL
+
+ENTRY_POINT = "textgym.env:GymEnv"  # of what textgym.register registered
+COLUMNS = ("id", "best", "random", "actions", "scorer", "observation")  # before the question; a narrow terminal loses the last ones first
+BOX = re.compile(r"Box\(.*, (\(.*\)), (\w+)\)")
+LEAST_QUESTION = 24  # columns
 
 
 def list_tasks(chosen: argparse.Namespace) -> int:
     """Print the registered tasks, as a table or with `chosen.json` as JSON."""
-    rows = [_described(spec) for _, spec in sorted(gym.registry.items()) if spec.entry_point == "textgym.env:GymEnv"]
-    print(json.dumps(rows, indent=2) if chosen.json else "\n".join(_table(rows)))
+    rows = [_described(spec) for _, spec in sorted(gym.registry.items()) if spec.entry_point == ENTRY_POINT]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(json.dumps(rows, indent=2) if chosen.json else "\n".join(_table(rows, width)))
     return EQUAL
 
 
@@ -27,12 +36,12 @@ def _described(spec: EnvSpec) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(("question", "observation", "actions", "scorer", "best", "random", "error"))
     try:
         core = _factory(spec)(num_rows=1, **_options(spec))
+        known = known_returns(core)
     except Exception as error:  # whatever stands in the way of one task (an extra is missing, say) must not hide the others
         return {"id": spec.id, **row, "error": f"{type(error).__name__}: {error}"}
     scorer = getattr(getattr(core, "task", None), "scorer", None)
-    row.update(question=_question(spec), observation=str(core.observation_space), actions=str(core.action_space))
-    row.update(scorer=scorer and getattr(scorer, "__name__", type(scorer).__name__))
-    row.update(best=_known(core, scorer, "best_return"), random=_known(core, scorer, "random_return"))
+    row.update(question=question(spec), observation=str(core.observation_space), actions=str(core.action_space))
+    row.update(scorer=scorer and getattr(scorer, "__name__", type(scorer).__name__), **known._asdict())
     return {"id": spec.id, **row}
 
 
@@ -46,7 +55,7 @@ def _factory(spec: EnvSpec) -> Any:
     return getattr(importlib.import_module(module), name) if module else core
 
 
-def _question(spec: EnvSpec) -> str:
+def question(spec: EnvSpec) -> str:
     """Return the question that a task asks: the one in the first line of its factory's docstring, or of its module's; else the factory's line."""
     factory = _factory(spec)
     lines = [_first_line(factory), _first_line(sys.modules.get(getattr(factory, "__module__", "")))]
@@ -61,20 +70,36 @@ def _first_line(thing: Any) -> str:
     return ((getattr(thing, "__doc__", None) or "").strip().splitlines() or [""])[0]
 
 
-def _known(core: Any, scorer: Any, name: str) -> float | None:
-    """Return a return that a core or its scorer knows, as a number or as a method without arguments; None if they know none."""
-    value = getattr(core, name, getattr(scorer, name, None))
-    value = value() if callable(value) else value
-    return None if value is None else float(value)
+def _table(rows: Sequence[Mapping[str, Any]], width: int | None) -> list[str]:
+    """Return the table; of at most `width` columns if that is not None, where the question is cut, and columns are left out that leave it no room."""
+    kept = list(COLUMNS)
+    while width is not None and len(kept) > 1 and width - _room(rows, kept) < LEAST_QUESTION:
+        kept.pop()
+    room = None if width is None else max(width - _room(rows, kept), 1)
+    cells = zip(*(_aligned(rows, column) for column in kept), ["question", *map(_asked, rows)], strict=True)
+    return ["  ".join([*line[:-1], _cut(line[-1], room)]).rstrip() for line in cells]
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    columns = {"id": 0, "best": 1, "random": 1, "actions": 0, "observation": 0, "question": 0}  # 1: to the right
-    cells = [list(columns), *([_cell(row[column] if row["error"] is None or column != "question" else row["error"]) for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    aligned = [[cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, columns.values(), strict=True)] for row in cells]
-    return ["  ".join(row).rstrip() for row in aligned]
+def _room(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> int:
+    return sum(len(_aligned(rows, column)[0]) + 2 for column in columns)
+
+
+def _aligned(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:
+    cells = [column, *(_cell(row[column]) for row in rows)]
+    if column == "actions":
+        cells = [cell.removeprefix("Discrete(").removesuffix(")") if cell.startswith("Discrete(") else cell for cell in cells]
+    width = max(map(len, cells))
+    return [cell.rjust(width) if column in ("best", "random", "actions") else cell.ljust(width) for cell in cells]
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Return a value in few letters: numbers by four digits, and of a space what cannot be told from the others (--json has it all)."""
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else BOX.sub(r"\2 \1", str(value))
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    return " ".join(str(row["question"] if row["error"] is None else row["error"]).split())
+
+
+def _cut(text: str, room: int | None) -> str:
+    return text if room is None or len(text) <= room else f"{text[: room - 1]}…"

@@ -10,6 +10,8 @@ from typing import Any
 from ..recording import NotReplayableError, Parting, Record, Unusable, Verdict, first_difference, make_env, verify
 from .usage import DIFFERENT, EQUAL, UNUSABLE, UsageError
 
+RECORDED = "Name a file that textgym.recording.RecordEpisode wrote."
+
 
 def replay(chosen: argparse.Namespace) -> int:
     """Play the episodes of `chosen.file` again and print them; with `chosen.verify` return 1 if one does not come out the same."""
@@ -20,12 +22,12 @@ def replay(chosen: argparse.Namespace) -> int:
             print(_shown(found, chosen.verify))
         elif found.record is None or chosen.verify:
             unusable += 1
-            print(f"error: {chosen.file}, line {found.line}: {found.reason}", file=sys.stderr)
+            print(f"error: {_unusable(chosen.file, found)}", file=sys.stderr)
         else:
             good += 1
             print(f"{found.record.name}: {_plainly(found.record)}  (not replayed: {found.reason})")
     if not good + bad + unusable:
-        raise UsageError(f"{chosen.file} holds no episode.\nName a file that textgym.recording.RecordEpisode wrote.")
+        raise UsageError(f"{chosen.file} holds no episode.", RECORDED)
     if chosen.verify:
         print(f"{good + bad} episodes replayed: {good} equal, {bad} different" + (f"; {unusable} unusable lines" if unusable else ""))
     return DIFFERENT if chosen.verify and bad else UNUSABLE if unusable else EQUAL
@@ -35,11 +37,16 @@ def _read_all(path: str) -> Iterator[Verdict | Unusable]:
     try:
         yield from verify(path)
     except OSError as error:
-        raise UsageError(_unreadable(path, error)) from error
+        raise _unreadable(path, error) from error
 
 
-def _unreadable(path: str, error: OSError) -> str:
-    return f"{path} cannot be read: {error.strerror or error}.\nName a file that textgym.recording.RecordEpisode wrote."
+def _unreadable(path: str, error: OSError) -> UsageError:
+    return UsageError(f"{path} cannot be read: {error.strerror or error}.", RECORDED)
+
+
+def _unusable(path: str, found: Unusable) -> UsageError:
+    own = "Register its task with --import MODULE, or hand its environment to textgym.recording.verify in Python."
+    return UsageError(f"{path}, line {found.line}: {found.reason}", "Remove that line, or record again." if found.record is None else own)
 
 
 def _shown(found: Verdict, verifying: bool) -> str:
@@ -67,9 +74,9 @@ def diff(chosen: argparse.Namespace) -> int:
     try:
         found = first_difference(chosen.one, chosen.other)
     except OSError as error:
-        raise UsageError(_unreadable(str(error.filename), error)) from error
+        raise _unreadable(str(error.filename), error) from error
     except ValueError as error:
-        raise UsageError(f"{error}\nRemove that line, or record again.") from error
+        raise UsageError(str(error), "Remove that line, or record again.") from error
     print(f"{chosen.one} and {chosen.other} hold the same episodes" if found is None else _parting(found, chosen))
     return EQUAL if found is None else DIFFERENT
 

@@ -22,6 +22,7 @@ from ..core import BoolArray, FloatArray, IntArray, Rows, Step, Streams
 from .maps import Maps
 from .path_drawing import draw, spell
 from .path_tables import Draws, Tables
+from .shortest_paths import MOVES
 
 CHANNELS = ("walls", "agent", "goal", "x", "y", "goal x", "goal y")
 Transitions = dict[int, dict[int, list[tuple[float, int, float, bool]]]]
@@ -57,6 +58,7 @@ class PathCore:
     """
 
     render_modes: tuple[str, ...] = ("ansi", "human", "rgb_array")
+    action_names = MOVES
 
     def __init__(self, task: PathTask, num_rows: int) -> None:
         self.task, self.num_rows = task, num_rows
