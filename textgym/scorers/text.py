@@ -7,7 +7,7 @@ Axis legend: B completions, G generated tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from string import punctuation
@@ -77,7 +77,7 @@ def film_sentiment(positive: tuple[str, ...] = FILM_POSITIVE, negative: tuple[st
 class Keyword:
     """The share of the wanted words that the agent said, in [0, 1]."""
 
-    words: tuple[str, ...]
+    words: Sequence[str]  # kept as a tuple
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", tuple(dict.fromkeys(map(normalise, _words(self.words)))))
