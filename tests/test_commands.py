@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import textgym  # noqa: F401 (registers the tasks)
+import textgym
 from textgym.__main__ import main
 from textgym.commands.tokens import MistypedError, allowed_ids, draw, read
 from textgym.suite.returns import known_returns
@@ -104,7 +104,7 @@ class TestByHand:
         assert "| 1 2  [2/" in out
 
     def test_a_tokenizer_without_words_takes_text(self) -> None:
-        core = gym.make("TextGen-v0", prompts=["a"], tokenizer="byte", scorer="length").unwrapped.core  # type: ignore[attr-defined]
+        core = gym.make("TextGen-v0", prompts=["a"], tokenizer="byte").unwrapped.core  # type: ignore[attr-defined]
         assert read(core, "a7") == [[97], [55]]
         assert read(core, "#7 #256") == [[7], [256]]
         with pytest.raises(MistypedError, match="outside the ids"):
@@ -277,7 +277,7 @@ def test_known_random_returns_are_those_that_random_actions_earn(id: str, option
         ("textgym/PathPlanningText-v0", {"map": ["S.\n.G\n", "SG\n##\n"], "max_new_tokens": 1}, 0.5),
         ("TextGen-v0", {"dense": True}, None),
         ("TextGen-v0", {"constraint": "film_grammar"}, None),
-        ("TextGen-v0", {"scorer": "length"}, None),
+        ("TextGen-v0", {"scorer": {"name": "keyword", "words": ["warm"]}}, None),
     ],
 )
 def test_known_best_returns(id: str, options: dict[str, Any], best: float | None) -> None:

@@ -82,7 +82,7 @@ def _made(id: str, options: dict[str, Any]) -> gym.Env[Any, Any]:
         raise UsageError(f"{id} cannot be made: {type(cause).__name__}: {cause}", f"python -m pydoc {core} explains its --options.") from error
 
 
-def _beginning(core: Core, index: int | None) -> dict[str, Any]:
+def _beginning(core: Any, index: int | None) -> dict[str, Any]:
     """Return the options of reset that choose the prompt, or the map, of this index."""
     if index is None:
         return {}
@@ -149,7 +149,7 @@ def _print_state(core: Core, steps: int, drawing: bool, over: bool = False) -> N
         print(f"{_budget(core, steps)}{len(allowed_ids(core))} of {sizes(core)[0]} ids allowed")
 
 
-def _budget(core: Core, steps: int) -> str:
+def _budget(core: Any, steps: int) -> str:
     """Return how many tokens or steps are left, and a semicolon; nothing where the task has no limit that is known here."""
     if isinstance(core, TextCore):
         written = int(core.completions(np.array([0])).own.lengths[0])

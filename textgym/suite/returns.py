@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core import Core, FloatArray, IntArray
+from ..core import FloatArray, IntArray
 from ..episodes import TextCore
 from ..scorers import Sentiment
 from ..scorers.text import normalise
@@ -30,7 +30,7 @@ class Known(NamedTuple):
     random: float | None = None
 
 
-def known_returns(core: Core) -> Known:
+def known_returns(core: Any) -> Known:
     """Return what is known of the task of `core`, with the options that it was made with.
 
     A core or its scorer tells by `best_return` and `random_return`, numbers or methods without arguments. Of grids, texts of moves and the sentiment of
@@ -49,7 +49,7 @@ def known_returns(core: Core) -> Known:
     return Known(_told(core, scorer, "best_return"), _told(core, scorer, "random_return"))
 
 
-def _told(core: Core, scorer: Any, name: str) -> float | None:
+def _told(core: Any, scorer: Any, name: str) -> float | None:
     value = getattr(core, name, getattr(scorer, name, None))
     value = value() if callable(value) else value
     return None if value is None else float(value)
