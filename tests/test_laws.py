@@ -53,6 +53,19 @@ class Sound(gym.Env[Any, Any]):
         return self._observed(), reward, over if self.fault == "flags" else bool(over), False, info
 
 
+class Late(Sound):
+    """Is over after a hundred steps, and pays then what no seed decides."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.taken = 0
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, Any, bool, dict[str, Any]]:
+        self.taken += 1
+        over = self.taken >= 100
+        return self._observed(), self.rng.random() if over else 0.0, over, False, {}
+
+
 class Writer(gym.Env[Any, Any]):
     """A stranger's text task of its own make: five words, prompts of one to three, four words to write; `fault` names what is broken."""
 
@@ -198,6 +211,12 @@ def test_each_fault_of_a_text_is_caught_by_its_law_alone(fault: str, law: str, r
     assert re.search(reason, next(verdict.reason for verdict in verdicts if verdict.law == law))
 
 
+def test_chance_at_the_end_of_a_long_episode_is_seen() -> None:
+    verdicts = judge(Late)
+    assert failing(verdicts) == {"deterministic under its seed"}
+    assert re.search(r"episode 0, step 100, reward: 0\.\d+, and 0\.\d+", verdicts[0].reason)
+
+
 @pytest.fixture
 def registered(request: pytest.FixtureRequest) -> Iterator[str]:
     entry_point, vector_entry_point, kwargs = request.param
@@ -276,6 +295,13 @@ def test_every_environment_that_was_made_is_closed() -> None:
 
     assert failing(judge(Counted)) == {"pickles in mid-episode"}
     assert living == []
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"got Sound; write judge\(lambda"):
+        judge(Sound())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        judge(Sound, steps=0)
 
 
 def test_every_law_has_a_name_of_its_own_and_says_what_to_fix() -> None:

@@ -15,7 +15,16 @@ STEPS = 64
 
 
 def judge(make: Make, steps: int = STEPS) -> list[Verdict]:
-    """Return the verdict of every law on the environments of `make`, each played for `steps` steps or a little longer, up to an episode's end."""
+    """Return the verdict of every law on the environments of `make`, each played for `steps` steps or a little longer, up to an episode's end.
+
+    Raises:
+        TypeError: `make` is an environment itself, or anything else that cannot be called.
+        ValueError: `steps` is below 1.
+    """
+    if not callable(make):
+        raise TypeError(f"make must be a function that makes the environment anew, got {type(make).__name__}; write judge(lambda: ...).")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
     return [verdict(law, make) for law in laws(steps)]
 
 
