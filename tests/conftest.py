@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+# Workers of pytest-xdist share the cores: more threads than one in each would wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell that runs something in the background has it ignore Ctrl-C, and its children inherit that; some tests are about Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
