@@ -93,11 +93,11 @@ def summed_up(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     On Even the mean must lie at least half of the way from random to the best; elsewhere the whole interval must lie above random.
     """
     first, reached = results[0], [result["reached"] for result in results]
-    mean, margin = float(np.mean(reached)), float("nan")
+    mean, best, low, high = float(np.mean(reached)), best_return(TASKS[first["task"]]), None, None  # one run has no interval
     if len(reached) > 1:
         margin = float(stats.t.ppf(0.975, len(reached) - 1) * np.std(reached, ddof=1) / len(reached) ** 0.5)
-    low, high, best = mean - margin, mean + margin, best_return(TASKS[first["task"]])
-    passes = mean >= (first["random"] + best) / 2 if first["task"] == "even" else low > first["random"]
+        low, high = mean - margin, mean + margin
+    passes = mean >= (first["random"] + best) / 2 if first["task"] == "even" else low is not None and low > first["random"]
     seconds = sorted(result["seconds"] for result in results)[len(results) // 2]
     named = {name: first[name] for name in ("library", "version", "algorithm", "task", "steps", "random")}
     return {**named, "reached": mean, "low": low, "high": high, "best": best, "seconds": seconds, "seeds": len(results), "passes": bool(passes)}
@@ -111,7 +111,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> None:
             *(str(line[name]) for name in ("library", "version", "algorithm", "task")),
             f"{line['steps']:,}",
             f"{line['random']:.2f}",
-            f"{line['reached']:.2f} [{line['low']:.2f}, {line['high']:.2f}]",
+            f"{line['reached']:.2f}" + ("" if line["low"] is None else f" [{line['low']:.2f}, {line['high']:.2f}]"),
             f"{line['best']:.2f}",
             f"{line['seconds']:.0f}",
             "yes" if line["passes"] else "NO",
