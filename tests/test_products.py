@@ -50,11 +50,11 @@ def test_numbers_and_gradients_are_those_of_double_precision(bias: bool, monkeyp
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    exact, x, weights = copy.deepcopy(model).double(), torch.randn(4, 50, 96, generator=generator), torch.randn(4, 50, 64, generator=generator)
+    exact, x, weights = copy.deepcopy(model).double(), torch.randn(4, 150, 96, generator=generator), torch.randn(4, 150, 64, generator=generator)
     shapes, inputs = taken(monkeypatch), [x.clone().requires_grad_(), x.double().requires_grad_()]
     with quick_products(model.first.weight):
         found = model(inputs[0])
-    assert shapes == [(200, 96, 160), (200, 160, 64)]
+    assert shapes == [(600, 96, 160), (600, 160, 64)]
     (found * weights).sum().backward()
     assert len(shapes) == 6, "two products of each layer on the way back"
     (exact(inputs[1]) * weights).sum().backward()
@@ -71,29 +71,29 @@ def test_what_needs_no_gradient_gets_none(monkeypatch: pytest.MonkeyPatch) -> No
     model, shapes = Two(True).requires_grad_(False), taken(monkeypatch)
     model.second.bias.requires_grad_(True)
     with quick_products(model.first.weight):
-        model(torch.ones(200, 96)).sum().backward()
+        model(torch.ones(600, 96)).sum().backward()
     assert len(shapes) == 2
-    assert torch.equal(model.second.bias.grad, torch.full((64,), 200.0))
+    assert torch.equal(model.second.bias.grad, torch.full((64,), 600.0))
 
 
 def test_small_double_and_half_precise_products_go_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = taken(monkeypatch)
     with quick_products(WEIGHT):
         F.linear(torch.ones(3, 4096), torch.ones(512, 4096))
-        F.linear(torch.ones(300, 8), torch.ones(8, 8))
-        F.linear(torch.ones(300, 96).double(), torch.ones(96, 96).double())
-        torch.addmm(torch.ones(300, 96), torch.ones(300, 96), torch.ones(96, 96))
-        torch.addmm(torch.ones(96), torch.ones(300, 96), torch.ones(96, 96), beta=2)
+        F.linear(torch.ones(900, 8), torch.ones(8, 8))
+        F.linear(torch.ones(900, 96).double(), torch.ones(96, 96).double())
+        torch.addmm(torch.ones(900, 96), torch.ones(900, 96), torch.ones(96, 96))
+        torch.addmm(torch.ones(96), torch.ones(900, 96), torch.ones(96, 96), beta=2)
         with torch.autocast("cpu", torch.bfloat16):
-            assert F.linear(torch.ones(300, 96), torch.ones(96, 96)).dtype == torch.bfloat16
-    F.linear(torch.ones(300, 96), torch.ones(96, 96))  # outside
+            assert F.linear(torch.ones(900, 96), torch.ones(96, 96)).dtype == torch.bfloat16
+    F.linear(torch.ones(900, 96), torch.ones(96, 96))  # outside
     assert not shapes
 
 
 def test_a_bias_that_lies_apart_or_is_one_number() -> None:
     """OneDNN takes no notice of a stride; the library's product broadcasts."""
-    x, weight = torch.ones(300, 96), torch.ones(160, 96)
+    x, weight = torch.ones(900, 96), torch.ones(160, 96)
     apart = torch.arange(320.0).view(160, 2)[:, 0]
     with quick_products(WEIGHT):
-        assert torch.equal(F.linear(x, weight, apart), torch.ones(300, 160) * 96 + apart)
-        assert torch.equal(torch.addmm(torch.ones(1), x, weight.t()), torch.full((300, 160), 97.0))
+        assert torch.equal(F.linear(x, weight, apart), torch.ones(900, 160) * 96 + apart)
+        assert torch.equal(torch.addmm(torch.ones(1), x, weight.t()), torch.full((900, 160), 97.0))

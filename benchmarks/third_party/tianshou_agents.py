@@ -101,20 +101,20 @@ def ppo(task: Task, steps: int, seed: int) -> Trained:
 
 def dqn(task: Task, steps: int, seed: int) -> Trained:
     """Train Tianshou's double DQN; epsilon falls from 1 to 0.05 in the first half."""
-    env = make(task)()
+    env, path = make(task)(), task.name == "path"
     space = env.observation_space["obs"] if isinstance(env.observation_space, gym.spaces.Dict) else env.observation_space
     policy: Any = DiscreteQLearningPolicy(
         model=DiscreteActor(preprocess_net=Features(space), action_shape=num_actions(env), softmax_output=False),
         action_space=env.action_space,
         observation_space=env.observation_space,
         eps_training=1.0,
+        eps_inference=0.05 if path else 0.0,  # the likeliest action alone may walk in a circle
     )
-    path = task.name == "path"
     algorithm: Any = DQN(
         policy=policy,
         optim=AdamOptimizerFactory(lr=1e-3),
         gamma=0.99 if path else 1.0,
-        n_step_return_horizon=8 if path else 16,
+        n_step_return_horizon=3 if path else 16,
         target_update_freq=200,
         huber_loss_delta=1.0,
     )
@@ -125,7 +125,7 @@ def dqn(task: Task, steps: int, seed: int) -> Trained:
             training_collector=collector,
             collection_step_num_env_steps=64,
             batch_size=64,
-            update_step_num_gradient_steps_per_sample=0.125,
+            update_step_num_gradient_steps_per_sample=0.25 if path else 0.125,
             training_fn=lambda epoch, step: policy.set_eps_training(max(0.05, 1.0 - 1.9 * step / steps)),
             **one_epoch(steps),
         )
@@ -179,7 +179,7 @@ def trainer(algorithm: Callable[[Task, int, int], Trained]) -> Train:
 
 ENTRANTS = {
     "ppo": Entrant("tianshou", "PPO", trainer(ppo), ("even", "path", "textgen")),
-    "dqn": Entrant("tianshou", "DQN", trainer(dqn), ("even", "path", "textgen_constrained"), {"textgen_constrained": 20_000}),
+    "dqn": Entrant("tianshou", "DQN", trainer(dqn), ("even", "path", "textgen_constrained"), {"textgen_constrained": 20_000, "path": 40_000}),
 }
 
 
