@@ -75,7 +75,7 @@ def trainer(algorithm: str) -> Train:
         # MaskablePPO asks for masks unless it is told not to, and every environment of ours answers to `action_masks`, if only by an error where it has none.
         model.learn(steps, **({"use_masking": task.masked} if algorithm == "maskable_ppo" else {}))
         env.close()
-        return Trained(Player(model, greedy=CLASSES[algorithm] in (DQN, QRDQN)), model.num_timesteps)
+        return Trained(Player(model, greedy=CLASSES[algorithm] in (DQN, QRDQN) and task.name != "path"), model.num_timesteps)
 
     return train
 
@@ -84,6 +84,7 @@ class Player:
     """A trained agent with its memory, where it has one.
 
     Stochastic policies are judged as they were trained, by sampling: the likeliest action of one that is not settled yet walks in circles on path.
+    For the same reason Q-learning keeps its last epsilon of 0.05 there, as `predict` has it by default; elsewhere it is greedy.
     """
 
     def __init__(self, model: Any, greedy: bool) -> None:
