@@ -284,9 +284,7 @@ class CausalLMPolicy(nn.Module):
     def values_of(self, hidden: Tensor) -> Tensor:
         """Return values [...] of hidden states [..., H]."""
         head = self.value_head
-        if torch.is_grad_enabled():
-            return head(hidden.to(head.weight.dtype)).squeeze(-1)
-        if hidden.device.type != "cpu" or hidden.dtype != head.weight.dtype:
+        if torch.is_grad_enabled() or hidden.device.type != "cpu" or hidden.dtype != head.weight.dtype:
             return head(hidden.to(head.weight.dtype)).squeeze(-1)
         return torch.from_numpy(hidden.numpy() @ head.weight.detach().numpy()[0] + head.bias.detach().numpy())  # PyTorch's BLAS takes long for one column
 

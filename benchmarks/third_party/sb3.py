@@ -1,7 +1,7 @@
 """Do Stable-Baselines3's and sb3-contrib's agents learn textgym's environments? `python -m benchmarks.third_party.sb3 --algorithm dqn --task path`.
 
 Theirs: `make_vec_env`, the algorithms, `learn` and `predict`. Ours: the feature extractor, since `MlpPolicy` takes token ids for sizes, and the settings.
-An agent is judged as their `evaluate_policy` acts, `deterministic=True`: the likeliest action, or that of the highest value.
+An agent is judged by `predict`: stochastic policies sample, Q-learning is greedy (see `Player`).
 
 Axis legend: N rows, A actions.
 """
