@@ -32,7 +32,10 @@ def textworld() -> Any:
 
 
 def write_game(folder: Path, seed: int = 3, rooms: int = 1, objects: int = 2, quest_length: int = 2) -> Path:
-    """Write a game of TextWorld's generator to `folder` and return its file; the same numbers make the same game. It takes about two seconds."""
+    """Write a game of TextWorld's generator to `folder` and return its file, in about two seconds.
+
+    The same numbers make the same game, under the same versions of TextWorld and of what it draws with.
+    """
     options = textworld().GameOptions()
     options.seeds, options.nb_rooms, options.nb_objects, options.quest_length = seed, rooms, objects, quest_length
     options.path = str(folder / f"game_{seed}_{rooms}_{objects}_{quest_length}.z8")
