@@ -20,7 +20,7 @@ from tianshou.env import DummyVectorEnv, SubprocVectorEnv
 from agents.adapters.tianshou import MaskInObservation
 from benchmarks.third_party.judge import random_returns, returns
 from benchmarks.third_party.tasks import TASKS
-from benchmarks.third_party.tianshou_agents import ENTRANTS, Features
+from benchmarks.third_party.tianshou_agents import ENTRANTS, Features, Player
 
 
 def masked() -> gym.Env[Any, Any]:
@@ -94,6 +94,24 @@ def test_its_dqn_plays_allowed_words_only_greedy_or_not(epsilon: float) -> None:
     assert steps.obs.mask[np.arange(200), steps.act].all()
     blind = policy(Batch(obs=steps.obs.obs, info=Batch())).act  # the same policy without masks: the twin that must fail
     assert not steps.obs.mask[np.arange(200), blind].all()
+
+
+def test_a_player_has_the_epsilon_of_its_policy() -> None:
+    """Of a thousand rows that see the same, the twin without epsilon moves all alike."""
+    from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
+    from tianshou.utils.net.discrete import DiscreteActor
+
+    env = gym.make("textgym:PathPlanning-v0")
+    observations = np.tile(env.reset(seed=0)[0], (1_000, 1))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DiscreteActor(preprocess_net=Features(env.observation_space), action_shape=4, softmax_output=False)
+    policy: Any = DiscreteQLearningPolicy(model=model, action_space=env.action_space, observation_space=env.observation_space, eps_inference=0.2)
+    player, starts = Player(policy), np.zeros(1_000, np.bool_)
+    share = np.bincount(player(observations, starts, None), minlength=4).max() / 1_000
+    assert 0.8 < share < 0.9  # 0.85 on average: a quarter of the random moves are the likeliest one
+    policy.set_eps_inference(0.0)
+    assert len(set(player(observations, starts, None))) == 1
 
 
 @pytest.mark.slow
