@@ -101,7 +101,7 @@ def test_a_player_has_the_epsilon_of_its_policy() -> None:
     from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
     from tianshou.utils.net.discrete import DiscreteActor
 
-    env = gym.make("textgym:PathPlanning-v0")
+    env = gym.make("textgym/PathPlanning-v0")
     observations = np.tile(env.reset(seed=0)[0], (1_000, 1))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_a_player_has_the_epsilon_of_its_policy() -> None:
     policy: Any = DiscreteQLearningPolicy(model=model, action_space=env.action_space, observation_space=env.observation_space, eps_inference=0.2)
     player, starts = Player(policy), np.zeros(1_000, np.bool_)
     share = np.bincount(player(observations, starts, None), minlength=4).max() / 1_000
-    assert 0.8 < share < 0.9  # 0.85 on average: a quarter of the random moves are the likeliest one
+    assert 0.78 < share < 0.92  # 0.85 on average: a quarter of the random moves are the likeliest one
     policy.set_eps_inference(0.0)
     assert len(set(player(observations, starts, None))) == 1
 
