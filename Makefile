@@ -13,7 +13,7 @@ test:
 	$(PYTHON) -m pytest
 
 slow:
-	$(PYTHON) -m pytest -m slow -n 0
+	$(PYTHON) -m pytest -m slow --dist worksteal
 
 demo:
 	$(PYTHON) -m agents ppo

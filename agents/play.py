@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from .policies import Acted, Memory, Policy
+from .policies.steady import steady_weights
 from .rollout import BoolArray, FloatArray, IntArray, Rollout
 from .timing import stage
 
@@ -100,6 +101,7 @@ def position_of(env: AnyVectorEnv, observations: NDArray[Any], infos: Mapping[st
     return Position(observations, fresh, idle, np.zeros(n), np.zeros(n, np.int64), _masks(env, infos, idle), policy.initial_state(n))
 
 
+@steady_weights()
 def collect(
     env: AnyVectorEnv,
     policy: Policy,
@@ -115,7 +117,7 @@ def collect(
 
     Windows cut episodes at their borders: they are for estimators that bootstrap. Whole episodes are for those that do not; `position` must then be
     fresh (`begin`), and a row that has its quota goes on with `valid` false until all have. With `measured`, `values` are what it says of each
-    state that is acted on, not the policy's; an environment that truncates is then refused.
+    state that is acted on, not the policy's; an environment that truncates is then refused. No weight of the policy may change meanwhile.
     """
     quota = _checked_quota(position, num_steps, episodes_per_row)
     num_rows = len(position.starts)

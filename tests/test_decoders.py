@@ -12,9 +12,10 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from agents.policies import seeded
-from agents.policies.decoders import cache_bytes, decoder_for, matmul, why_not_fast
+from agents.policies.decoders import cache_bytes, decoder_for, matmul, small, why_not_fast
 from agents.policies.decoders.matmul import Product
 
+MOST = small.MOST
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-6}
 
 
@@ -24,8 +25,20 @@ def gpt2(dtype: torch.dtype = torch.float64, seed: int = 0, kind: Any = GPT2LMHe
         return kind(GPT2Config(bos_token_id=None, eos_token_id=None, **{**sizes, **options})).eval().to(dtype)
 
 
+@pytest.fixture(params=["NumPy", "torch"])
+def work(request, monkeypatch):
+    """Work that is small, as all of it is here, and work that is called large."""
+    monkeypatch.setattr(small, "MOST", 0 if request.param == "torch" else MOST)
+
+
+@pytest.fixture(params=["NumPy", "torch", "library"])
+def fast(request, monkeypatch):
+    """The quick decoder in both its forms, and the library's."""
+    monkeypatch.setattr(small, "MOST", 0 if request.param == "torch" else MOST)
+    return request.param != "library"
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_logits_and_hidden_states_are_those_of_the_uncached_forward(dtype, fast, seed):
     model = gpt2(dtype, seed)
@@ -36,13 +49,13 @@ def test_logits_and_hidden_states_are_those_of_the_uncached_forward(dtype, fast,
 
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "gelu", "relu"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_every_activation_that_is_known(activation, dtype):
+def test_every_activation_that_is_known(activation, dtype, work):
     model = gpt2(dtype, activation_function=activation, n_inner=40)
     assert why_not_fast(model, WIDTH) is None
     assert worst_of_play(model, decoder_for(model, NUM_SLOTS, WIDTH), 10) < TOLERANCE[dtype]
 
 
-def test_attention_that_is_not_scaled():
+def test_attention_that_is_not_scaled(work):
     model = gpt2(scale_attn_weights=False)
     assert why_not_fast(model, WIDTH) is None
     assert worst_of_play(model, decoder_for(model, NUM_SLOTS, WIDTH), 10) < 1e-9
@@ -51,26 +64,29 @@ def test_attention_that_is_not_scaled():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("options", [{}, {"activation_function": "relu"}, {"scale_attn_weights": False}], ids=["gelu_new", "relu", "unscaled"])
 @torch.no_grad()
-def test_one_row_alone_says_what_the_library_says(options, dtype):
-    """One token of one row is computed by NumPy, whichever slot is its own; what it wrote is read by the other path, and the other way round."""
+def test_small_work_and_large_read_what_the_other_wrote(options, dtype):
+    """Up to three tokens at once are computed by NumPy here, whichever slots are theirs, and more by torch."""
     model = gpt2(dtype, **options)
     decoder: Any = decoder_for(model, NUM_SLOTS, WIDTH)
-    assert decoder._one_row is not None
+    decoder._small.most = 3
     play = Play(model, decoder)
     play.extend(list(range(NUM_SLOTS)), [0] * NUM_SLOTS, [4, 2, 5, 1, 3, 3, 2])
     for row in (3, 0, 6, 3, 3, 5):
         play.extend([row], [int(play.lengths[row])], [1])
     play.extend(list(range(NUM_SLOTS)), play.lengths.tolist(), [1] * NUM_SLOTS)
     play.extend([3], [2], [1])  # a step back
+    play.extend([1, 4], play.lengths[[1, 4]].tolist(), [1, 1])
+    play.extend([2], [int(play.lengths[2])], [3])
+    play.extend(list(range(NUM_SLOTS)), play.lengths.tolist(), [1] * NUM_SLOTS)
     assert play.worst < TOLERANCE[dtype]
 
 
-def test_where_one_row_is_left_to_torch():
+def test_where_small_work_is_left_to_torch():
     for options in ({"activation_function": "gelu"}, {"vocab_size": 120_000, "n_embd": 96}):
         decoder: Any = decoder_for(gpt2(torch.float32, **options), 1, WIDTH)
-        assert decoder._one_row is None
+        assert decoder._small is None
     coarse: Any = decoder_for(gpt2(torch.float32), 1, WIDTH, dtype=torch.bfloat16)
-    assert coarse._one_row is None
+    assert coarse._small is None
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
@@ -82,7 +98,6 @@ def test_products_large_enough_for_the_other_kernel_are_as_exact(activation, mon
     assert worst_of_play(model, decoder, 20) < TOLERANCE[torch.float32]
 
 
-@pytest.mark.parametrize("fast", [True, False])
 def test_one_slot(fast):
     model = gpt2()
     decoder = decoder_for(model, 1, WIDTH, fast=fast)
@@ -93,7 +108,6 @@ def test_one_slot(fast):
     torch.testing.assert_close(logits, model(ids).logits[:, -1].detach(), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("fast", [True, False])
 def test_a_pad_never_reaches_another_token_even_at_the_last_column(fast):
     model = gpt2()
     play = Play(model, decoder_for(model, NUM_SLOTS, WIDTH, fast=fast))
@@ -104,7 +118,6 @@ def test_a_pad_never_reaches_another_token_even_at_the_last_column(fast):
     assert play.worst < 1e-9
 
 
-@pytest.mark.parametrize("fast", [True, False])
 def test_rows_that_begin_anew_beside_rows_that_go_on(fast):
     model = gpt2()
     play = Play(model, decoder_for(model, NUM_SLOTS, WIDTH, fast=fast))
@@ -118,7 +131,7 @@ def test_rows_that_begin_anew_beside_rows_that_go_on(fast):
 # -- weights --------------------------------------------------------------------------------------------------------------
 
 
-def test_weights_changed_in_place_are_seen_at_once():
+def test_weights_changed_in_place_are_seen_at_once(work):
     model = gpt2()
     decoder = decoder_for(model, NUM_SLOTS, WIDTH)
     worst_of_play(model, decoder, 0)
@@ -128,7 +141,7 @@ def test_weights_changed_in_place_are_seen_at_once():
     assert worst_of_play(model, decoder, 5) < 1e-9
 
 
-def test_weights_that_were_replaced_are_seen_after_rebind():
+def test_weights_that_were_replaced_are_seen_after_rebind(work):
     model = gpt2()
     decoder = decoder_for(model, NUM_SLOTS, WIDTH)
     for module in model.modules():
@@ -159,7 +172,6 @@ def test_rebind_refuses_modules_that_were_exchanged():
 # -- bfloat16 -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_is_near(fast):
     model = gpt2(torch.float32, n_embd=384, n_head=6)
     decoder: Any = decoder_for(model, NUM_SLOTS, WIDTH, fast=fast, dtype=torch.bfloat16)
@@ -260,7 +272,6 @@ def test_choosing_draws_nothing_from_the_global_generator():
 # -- refusals -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fast", [True, False])
 def test_tokens_that_do_not_fit_are_refused(fast):
     decoder = decoder_for(gpt2(), 2, WIDTH, fast=fast)
     token = torch.zeros(2, 1, dtype=torch.long)

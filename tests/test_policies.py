@@ -431,7 +431,7 @@ class Constant(np.random.Generator):
         self.number = number
 
     def random(self, size: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return np.full(size, self.number)
+        return self.number if size is None else np.full(size, self.number)
 
 
 class TestSampling:
@@ -466,19 +466,32 @@ class TestSampling:
         assert int(plain.max()) > num - BLOCK, "the rest behind the last whole block was never drawn"
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    @pytest.mark.parametrize("rows", [1, 6])
+    def test_few_rows_are_sampled_as_many_are(self, rows: int, dtype: torch.dtype) -> None:
+        generator = torch.Generator().manual_seed(0)
+        logits = 4 * torch.randn(1000, 40, generator=generator, dtype=torch.float64).to(dtype)
+        many = acted(logits, torch.zeros(1000), None, np.random.default_rng(3), None, 1.0)
+        one_by_one = np.random.default_rng(3)
+        few = [acted(part, torch.zeros(len(part)), None, one_by_one, None, 1.0) for part in logits.split(rows)]
+        np.testing.assert_array_equal(np.concatenate([part.actions for part in few]), many.actions)
+        np.testing.assert_allclose(np.concatenate([part.log_probs for part in few]), many.log_probs, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
     @pytest.mark.parametrize("number", [0.0, 5e-324, 0.5, 1 - 2**-25, np.nextafter(1.0, 0.0)])
-    @pytest.mark.parametrize("num", [30, 9 * BLOCK + 7])
-    def test_a_masked_action_is_never_drawn(self, num: int, dtype: torch.dtype, number: float) -> None:
+    @pytest.mark.parametrize(("rows", "num"), [(500, 30), (500, 9 * BLOCK + 7), (6, 30), (1, 30)])
+    def test_a_masked_action_is_never_drawn(self, rows: int, num: int, dtype: torch.dtype, number: float) -> None:
         generator = torch.Generator().manual_seed(0)
         logits = 8 * torch.randn(500, num, generator=generator, dtype=torch.float64).to(dtype)
         masks = torch.rand(500, num, generator=generator) < 0.2
         masks[torch.arange(500), torch.randint(num, (500,), generator=generator)] = True
         masks[:250, :5], masks[250:, -5:] = False, False
         masks[:, 15] |= ~masks.any(-1)
-        drawn = acted(logits, torch.zeros(500), None, Constant(number), masks.numpy(), 1.0)
-        assert masks.gather(1, torch.from_numpy(drawn.actions)[:, None]).all()
-        assert np.isfinite(drawn.log_probs).all()
-        if number == 0.0:
+        for first in range(0, 500, rows):  # few rows are sampled by NumPy, one by itself
+            some = slice(first, first + rows)
+            drawn = acted(logits[some], torch.zeros(len(logits[some])), None, Constant(number), masks.numpy()[some], 1.0)
+            assert masks[some].gather(1, torch.from_numpy(drawn.actions)[:, None]).all()
+            assert np.isfinite(drawn.log_probs).all()
+        if number == 0.0 and rows == 500:
             possible = log_distribution(logits, masks, 1.0).exp() > 0
             assert torch.equal(torch.from_numpy(drawn.actions), possible.int().argmax(-1)), "0 means the first action of positive probability"
 

@@ -28,6 +28,7 @@ from .evaluating import evaluate_segments, segment_distributions, segment_values
 from .local_models import load_model, new_gpt2, no_bars
 from .prefixes import compact, counted_tokens, room_left
 from .slots import Cache, Slots, SomeSlots, built
+from .steady import promise
 from .value_head import value_head_for
 
 VALUE_HEAD = "value_head.safetensors"
@@ -80,6 +81,7 @@ class CausalLMPolicy(nn.Module):
         self.use_cache, self.fast, self.acting_dtype = use_cache, fast, acting_dtype
         self.stops = np.isin(np.arange(vocab_size), list(stop_ids))  # [V]
         self.value_head = value_head_for(output_layer.layer_of(model))
+        self._head: tuple[object, Any] = None, None  # the value head's arrays, and the promise under which they were looked up
         self._caches: dict[tuple[str | int, ...], Cache] = {}  # by what for, and by the shape of the observations
         self.eval()
 
@@ -205,7 +207,7 @@ class CausalLMPolicy(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle takes along: no caches, which are large and soon made anew."""
-        return self.__dict__ | {"_caches": {}}
+        return self.__dict__ | {"_caches": {}, "_head": (None, None)}
 
     # -- evaluating -----------------------------------------------------------------------------------------------------
 
@@ -283,10 +285,20 @@ class CausalLMPolicy(nn.Module):
 
     def values_of(self, hidden: Tensor) -> Tensor:
         """Return values [...] of hidden states [..., H]."""
+        if not torch.is_grad_enabled() and hidden.device.type == "cpu":
+            dtype, weight, bias = self._head_arrays()
+            if hidden.dtype == dtype:
+                return torch.from_numpy(np.dot(hidden.numpy(), weight) + bias)  # PyTorch's BLAS takes long for one column
         head = self.value_head
-        if torch.is_grad_enabled() or hidden.device.type != "cpu" or hidden.dtype != head.weight.dtype:
-            return head(hidden.to(head.weight.dtype)).squeeze(-1)
-        return torch.from_numpy(hidden.numpy() @ head.weight.detach().numpy()[0] + head.bias.detach().numpy())  # PyTorch's BLAS takes long for one column
+        return head(hidden.to(head.weight.dtype)).squeeze(-1)
+
+    def _head_arrays(self) -> tuple[torch.dtype, NDArray[Any], NDArray[Any]]:
+        """Return the precision, the weight [H] and the bias [1] of the value head: looked up once where weights are promised not to change."""
+        now = promise()
+        if now is None or self._head[0] is not now:
+            head = self.value_head
+            self._head = now, (head.weight.dtype, head.weight.detach().numpy()[0], head.bias.detach().numpy())
+        return self._head[1]
 
     # -- files ----------------------------------------------------------------------------------------------------------
 

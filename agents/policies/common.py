@@ -5,6 +5,7 @@ Axis legend: T steps, N environments, B rows, A actions, C tokens of a chunk.
 
 from __future__ import annotations
 
+import math
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 128  # actions whose probabilities are summed up at once
-FEW = 4096  # numbers in a table: up to there NumPy samples from it in half the time, since each of its calls costs less than one of torch
+FEW = 2**13  # numbers in a table: up to there NumPy samples from it quicker, since each of its calls costs less than one of torch
 NOTHING_ALLOWED = "An action mask allows nothing at all; a state that is not over needs at least one action."
 
 
@@ -68,17 +69,31 @@ def sampled_from(scores: NDArray[Any], generator: np.random.Generator) -> tuple[
 
     Raises `FloatingPointError` if the probabilities are nan.
     """
+    if len(scores) == 1:
+        return _sampled_one(scores[0], generator)
     likely = scores - np.maximum.reduce(scores, axis=1, keepdims=True)
     np.exp(likely, out=likely)
-    cumulative = np.add.accumulate(likely, axis=1)
-    total = cumulative[:, -1:].copy()
-    number = generator.random((len(scores), 1)) * total
-    cumulative[:, -1] = np.inf  # where rounding makes the number the whole sum, the last action is found; if it may not be taken, that is mended
-    chosen = (cumulative > number).argmax(axis=1)
-    chance = likely[np.arange(len(chosen)), chosen].astype(np.float64) / total[:, 0]
+    cumulative = torch.from_numpy(likely).cumsum(1).numpy()  # three times quicker than NumPy's
+    total = cumulative[:, -1:]
+    # The first sum that reaches the number, for the last one always does: an action of probability 0 is found where the number is 0, and that is mended.
+    chosen = (cumulative >= (generator.random((len(scores), 1)) * total).astype(scores.dtype)).argmax(axis=1)
+    chance = likely[np.arange(len(chosen)), chosen] / total[:, 0].astype(np.float64)
     if not np.minimum.reduce(chance) > 0:
         chosen, chance = _mended(chosen, chance, likely / total)
     return chosen, np.log(chance)
+
+
+def _sampled_one(scores: NDArray[Any], generator: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Do for one row [A] what `sampled_from` does for many, with numbers in the place of arrays."""
+    likely = np.exp(scores - np.maximum.reduce(scores))
+    cumulative = torch.from_numpy(likely).cumsum(0).numpy()
+    total = float(cumulative[-1])
+    chosen = int(cumulative.searchsorted(scores.dtype.type(generator.random() * total)))
+    chance = float(likely[min(chosen, len(likely) - 1)]) / total
+    if not chance > 0:
+        found, certain = _mended(np.array([chosen]), np.array([chance]), likely[None] / total)
+        return found, np.log(certain)
+    return np.array([chosen]), np.array([math.log(chance)])
 
 
 def _mended(chosen: NDArray[np.int64], chance: NDArray[np.float64], likely: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

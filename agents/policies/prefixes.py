@@ -34,8 +34,9 @@ def agreement(before: NDArray[np.int64], after: NDArray[np.int64], pad: int) -> 
     It is 0 where they begin in different columns.
     """
     first = (after != pad).argmax(1)
-    differs = np.pad(before != after, ((0, 0), (0, 1)), constant_values=True)
-    return np.maximum(differs.argmax(1) - first, 0)
+    differs = before != after
+    shared = np.where(differs.any(1), differs.argmax(1), differs.shape[1])
+    return np.maximum(shared - first, 0)
 
 
 def counted_tokens(chunks: NDArray[np.int64], room: NDArray[np.int64], stops: NDArray[np.bool_]) -> NDArray[np.bool_]:

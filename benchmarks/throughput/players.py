@@ -16,6 +16,7 @@ from agents.play import begin, collect
 from agents.policies import CausalLMPolicy
 from agents.policies.common import acted, picked, to_float64
 from agents.policies.decoders import decoder_for
+from agents.policies.steady import steady_weights
 
 from ..environment import Player
 from .shapes import PROMPT, Shape, prompt_ids
@@ -55,11 +56,12 @@ def bare(policy: CausalLMPolicy, shape: Shape, rows: int, num_new: int, dtype: t
     def play() -> int:
         decoder = decoder_for(policy.model, rows, PROMPT + num_new, dtype=dtype)
         ids, starts = prompts, torch.zeros(rows, dtype=torch.int64, device=prompts.device)
-        for _ in range(num_new):
-            logits, hidden = decoder.extend(ids, starts)
-            one = acted(logits[:, : policy.vocab_size], policy.values_of(hidden), None, generator, None, 1.0)
-            starts = starts + ids.shape[1]
-            ids = torch.from_numpy(one.actions)[:, None].to(ids.device)
+        with steady_weights():
+            for _ in range(num_new):
+                logits, hidden = decoder.extend(ids, starts)
+                one = acted(logits[:, : policy.vocab_size], policy.values_of(hidden), None, generator, None, 1.0)
+                starts = starts + ids.shape[1]
+                ids = torch.from_numpy(one.actions)[:, None].to(ids.device)
         return rows * num_new
 
     return play

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .checks import check_fits
 from .matmul import Product
-from .one_row import one_row
 from .slots import Place, Slots
+from .small import small
 
 
 class Architecture(Protocol):
@@ -39,7 +39,7 @@ class FastDecoder:
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture, self.name = architecture, architecture.name
-        self._made_of, self._one_row = _made_of(architecture.model), one_row(architecture)
+        self._made_of, self._small = _made_of(architecture.model), small(architecture)
 
     def extend(self, ids: Tensor, starts: Tensor, new: Tensor | None = None, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Do what `Decoder.extend` promises."""
@@ -50,9 +50,9 @@ class FastDecoder:
 
     def _extended(self, ids: Tensor, starts: Tensor, new: Tensor | None, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         model = self.architecture
-        if self._one_row is not None and ids.numel() == 1:
-            check_fits(ids, starts, new, rows, model.slots.num_slots, model.slots.width)
-            return self._one_row(int(ids), int(starts), 0 if rows is None else int(rows))
+        if self._small is not None and ids.numel() <= self._small.most:
+            ends = check_fits(ids, starts, new, rows, model.slots.num_slots, model.slots.width)
+            return self._small(ids.numpy(), starts.numpy(), None if new is None else new.numpy(), None if rows is None else rows.numpy(), *ends)
         tokens, place = model.slots.place(ids, starts, new, rows)
         x = model.hidden(tokens, place)
         hidden = model.final(x if place.last is None else x.index_select(0, place.last))
@@ -68,7 +68,7 @@ class FastDecoder:
         if _made_of(self.architecture.model) != self._made_of:
             raise RuntimeError("The model has other modules, precision or device than when its decoder was made: make a new one by decoder_for().")
         self.architecture.bind()
-        self._one_row = one_row(self.architecture)
+        self._small = small(self.architecture)
         with torch.inference_mode():
             for store in self.architecture.slots.stores:  # nan left by weights of before would come through every mask
                 store.zero_()

@@ -45,7 +45,7 @@ class Slots:
         self.queries = [store[2 * self.num_lines :].unsqueeze(1) for store in self.stores]  # [N * K, 1, D] for those who write them along
         self.origin = torch.arange(0, self.num_lines, span, device=like.device).view(num_slots, num_heads)  # [N, K] the line of position 0
         ramp = torch.cat([like.new_zeros(span), like.new_full((width,), -torch.inf)])
-        self._masks = ramp.unfold(0, span, 1)  # [W + 1, W + 1] a view: row W - p shows columns 0 to p and hides the rest
+        self.masks = ramp.unfold(0, span, 1)  # [W + 1, W + 1] a view: row W - p shows columns 0 to p and hides the rest
         self._zero = like.new_zeros(1)
         self._views: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
@@ -68,7 +68,7 @@ class Slots:
                 first, slots = 0, rows.to(device)
         if num_new > 1:
             return ids.reshape(-1), self._many(starts, None if new is None else new.to(device), first, slots, num_new, highest)
-        mask = None if lowest == highest else self._masks.narrow(1, 0, highest + 1).index_select(0, self.width - starts)
+        mask = None if lowest == highest else self.masks.narrow(1, 0, highest + 1).index_select(0, self.width - starts)
         wide = None if mask is None else mask.unsqueeze(1).expand(-1, self.num_heads, -1).reshape(-1, 1, highest + 1)
         return ids.view(-1), Place(starts, first, slots, 1, highest + 1, wide, asked)
 
@@ -77,7 +77,7 @@ class Slots:
         positions = (starts.unsqueeze(1) + torch.arange(num_new, device=starts.device)).clamp_(max=self.width).view(-1)
         upto = highest + 1
         fresh = upto == num_new and not bool(starts.any())
-        mask = None if fresh else self._masks.narrow(1, 0, upto).index_select(0, self.width - positions).view(-1, 1, num_new, upto)
+        mask = None if fresh else self.masks.narrow(1, 0, upto).index_select(0, self.width - positions).view(-1, 1, num_new, upto)
         ends = torch.arange(len(starts), device=starts.device) * num_new + (num_new if new is None else new) - 1
         return Place(positions, first, slots, num_new, upto, mask, ends)
 
