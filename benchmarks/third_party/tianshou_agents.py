@@ -113,7 +113,7 @@ def dqn(task: Task, steps: int, seed: int) -> Trained:
     algorithm: Any = DQN(
         policy=policy,
         optim=AdamOptimizerFactory(lr=1e-3),
-        gamma=0.95 if path else 1.0,  # smaller, so that the values of neighbouring cells lie further apart than the network errs
+        gamma=0.95 if path else 1.0,
         n_step_return_horizon=3 if path else 16,
         target_update_freq=200,
         huber_loss_delta=1.0,
