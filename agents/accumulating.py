@@ -13,6 +13,8 @@ from torch import Tensor
 from .rollout import Batch
 from .timing import stage
 
+AT_ONCE = 4096  # steps that are read together unless somebody says otherwise: more of them are no faster, and each takes memory until the backward pass
+
 
 def accumulate(batch: Batch, micro_batch: int | None, loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]], weight: float = 1.0) -> dict[str, Tensor]:
     """Add the gradient of `weight` times a batch's loss to that of the parameters; return what the loss is made of, detached.
@@ -21,7 +23,7 @@ def accumulate(batch: Batch, micro_batch: int | None, loss: Callable[[Batch], tu
 
     Args:
         batch: what one optimiser step sees; advantages are normalised already.
-        micro_batch: how many columns of it are read at a time, at most; None: all.
+        micro_batch: how many columns of it are read at a time, at most; None: as many as have `AT_ONCE` steps.
         loss: returns of a part the loss and what it is made of: means over valid steps all of them, but "ratio_error", which is their largest.
         weight: of the loss, where another one stands beside it.
     """
@@ -46,11 +48,11 @@ def parts(batch: Batch, micro_batch: int | None) -> Iterator[Batch]:
     """
     lengths = batch.valid.sum(0)
     columns = np.flatnonzero(lengths)
-    if (micro_batch is None and lengths.all()) or not len(columns):
+    size = max(1, AT_ONCE // len(batch.valid)) if micro_batch is None else micro_batch
+    if not len(columns):
         columns = np.arange(len(lengths))
-    elif micro_batch is not None:
+    elif micro_batch is not None or len(columns) > size:
         columns = columns[np.argsort(-lengths[columns], kind="stable")]
-    size = micro_batch or max(1, len(columns))
     for first in range(0, len(columns), size):
         chosen = columns[first : first + size]
         whole = len(chosen) == len(lengths) and bool((chosen == np.arange(len(lengths))).all())

@@ -49,7 +49,7 @@ class Config:
     ent_coef_final: float | None = None  # ... and at the end, in a straight line; None: the same
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # gradients longer than this are cut to it
-    micro_batch: int | None = None  # columns (or steps, where a policy reads no sequences) that are read at a time, for less memory; the step is the same
+    micro_batch: int | None = None  # columns (or steps, where a policy reads no sequences) read at a time; None: those of 4,096 steps; the step is the same
     temperature: float = 1.0  # of sampling, and so of the policy that is trained
     replay: int = 0  # older rollouts that are kept to learn from again; needs an estimator such as VTrace, and normalise="none"
     replayed: int = 1  # how many of them, drawn by lot, stand beside each new one

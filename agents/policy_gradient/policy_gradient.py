@@ -50,7 +50,7 @@ class Config:
     supervised_coef: float = 0.0  # weight of the supervised loss in the mixture, at the beginning; the policy's own loss gets the rest
     supervised_coef_final: float = 0.0  # ... and at the end, in a straight line
     max_grad_norm: float = 0.5  # gradients longer than this are cut to it
-    micro_batch: int | None = None  # columns (or steps, where a policy reads no sequences) that are read at a time, for less memory; the step is the same
+    micro_batch: int | None = None  # columns (or steps, where a policy reads no sequences) read at a time; None: those of 4,096 steps; the step is the same
     temperature: float = 1.0  # of sampling, and so of the policy that is trained
     replay: int = 0  # older rollouts that are kept to learn from again; needs an estimator such as VTrace, and normalise="none"
     replayed: int = 1  # how many of them, drawn by lot, stand beside each new one

@@ -56,7 +56,7 @@ class Config:
     vf_coef: float = 0.5  # weight of the value loss
     value_warmup: int = 0  # iterations in which the critic alone learns, before the policy moves
     max_grad_norm: float = 0.5  # gradients longer than this are cut to it
-    micro_batch: int | None = None  # columns (or steps, where a policy reads no sequences) that are read at a time, for less memory; the step is the same
+    micro_batch: int | None = None  # columns (or steps, where a policy reads no sequences) read at a time; None: those of 4,096 steps; the step is the same
     target_kl: float | None = None  # stop the epochs of an iteration once approx_kl exceeds this
     temperature: float = 1.0  # of sampling, and so of the policy that is trained
     replay: int = 0  # older rollouts that are kept to learn from again; needs an estimator such as VTrace, and normalise="none"
