@@ -63,6 +63,35 @@ def act(policy: CausalLMPolicy, prefixes: np.ndarray, state: Any, seed: int = 0)
 
 
 class TestReading:
+    @pytest.mark.parametrize("fast", [True, False])
+    def test_rows_that_begin_with_the_same_prompt_are_read_once(self, fast: bool) -> None:
+        """What is known of the copies is what a policy without a cache says, then and after they have gone different ways."""
+        reads: list[tuple[int, int]] = []
+        policy = watched(tiny_language_model(), reads)
+        policy.fast = fast
+        plain = CausalLMPolicy(policy.model, V, use_cache=False)
+        plain.value_head = policy.value_head
+        prefixes = observation([1, 2], [3], [1, 2], [3], [3], [1, 2], [4, 1, 2])
+        step, known = act(policy, prefixes, None), act(plain, prefixes, None)
+        assert reads == [(3, 6)], "three prompts for seven rows"
+        for _ in range(3):
+            np.testing.assert_allclose(step.values, known.values, rtol=0, atol=1e-6)
+            np.testing.assert_array_equal(step.actions, known.actions)
+            np.testing.assert_allclose(step.log_probs, known.log_probs, rtol=0, atol=1e-5)
+            prefixes = step.state.seen.copy()
+            step, known = act(policy, prefixes, step.state), act(plain, prefixes, None)
+        assert reads[1:] == [(7, 7)] * 3
+
+    def test_rows_begun_anew_beside_others_with_one_prompt_are_read_once(self) -> None:
+        reads: list[tuple[int, int]] = []
+        policy = watched(tiny_language_model(), reads)
+        step = act(policy, observation([1, 2], [3], [1, 3], [3, 4, 4], [2, 2]), None)
+        prefixes = step.state.seen.copy()
+        prefixes[[1, 2, 4]] = observation([5, 4, 1])[0]
+        step, known = act(policy, prefixes, step.state), act(CausalLMPolicy(policy.model, V, use_cache=False), prefixes, None)
+        assert reads[1:] == [(1, 2), (5, 5)], "all but the last token once, the last tokens of all rows together"
+        np.testing.assert_allclose(step.log_probs, known.log_probs, rtol=0, atol=1e-5)
+
     def test_a_token_at_a_time_and_those_that_begin_anew_beside(self) -> None:
         reads: list[tuple[int, int]] = []
         policy = watched(tiny_language_model(), reads)

@@ -27,7 +27,7 @@ from .decoders import cache_bytes, decoder_for, why_not_fast
 from .evaluating import evaluate_segments, segment_distributions, segment_values
 from .local_models import load_model, new_gpt2, no_bars
 from .prefixes import compact, counted_tokens, room_left
-from .slots import Cache, Slots, SomeSlots, built
+from .slots import Cache, Slots, SomeSlots, built, read
 from .steady import promise
 from .value_head import value_head_for
 
@@ -176,8 +176,7 @@ class CausalLMPolicy(nn.Module):
         decoder = state.hold()
         try:
             for part in state.unread(prefixes, self.vocab_size, rows):
-                told = [None if values is None else torch.from_numpy(values) for values in (part.new, part.rows)]
-                logits, hidden = decoder.extend(torch.from_numpy(part.ids), torch.from_numpy(part.first), *told)
+                logits, hidden = read(decoder, part)
         except BaseException:
             state.cache.holder = None  # what was to be read may not have been
             raise

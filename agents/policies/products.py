@@ -62,9 +62,14 @@ class _Product(torch.autograd.Function):
         gradient = gradient.contiguous()
         return (
             _linear(gradient, weight.t()) if of_x else None,
-            _linear(gradient.t(), x.t()) if of_weight else None,
+            _of_weight(gradient, x) if of_weight else None,
             gradient.sum(0) if of_bias else None,
         )
+
+
+def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
+    """Return gradient' x [O, I]: oneDNN copies the transposed factor that it is given first, so that is the smaller one."""
+    return _linear(gradient.t(), x.t()) if gradient.shape[1] <= x.shape[1] else _linear(x.t(), gradient.t()).t()
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from .common import WeightsWatch
 from .decoders import Decoder
@@ -29,6 +29,36 @@ class Part(NamedTuple):
     ids: IntArray  # [B, Q] right-padded with 0
     first: IntArray  # [B] how many tokens their slots hold already
     new: IntArray | None  # [B] how many of the Q count; None: the one
+
+
+def read(decoder: Decoder, part: Part) -> tuple[Tensor, Tensor]:
+    """Return the logits [B, V] and hidden states [B, H] at the ends of a part's rows; of rows that begin with the same tokens, one is read and copied."""
+    first_of, which = _alike(part)
+    if which is None:
+        return _extended(decoder, part)
+    slots = np.arange(len(part.ids)) if part.rows is None else part.rows
+    some = Part(slots[first_of], part.ids[first_of], part.first[first_of], None if part.new is None else part.new[first_of])
+    logits, hidden = _extended(decoder, some)
+    copies = np.setdiff1d(np.arange(len(slots)), first_of)
+    decoder.copy_slots(torch.from_numpy(slots[first_of[which[copies]]]), torch.from_numpy(slots[copies]))
+    where = torch.from_numpy(which).to(logits.device)
+    return logits.index_select(0, where), hidden.index_select(0, where)
+
+
+def _alike(part: Part) -> tuple[IntArray, IntArray | None]:
+    """Return the rows [D] of a part that differ, and which of them each row [B] is like; None where too few are alike to be worth a copy."""
+    num_rows, num_new = part.ids.shape
+    if num_new == 1 or num_rows == 1 or part.first.any():
+        return np.arange(num_rows), None
+    ids = part.ids if part.new is None else np.column_stack([part.ids, part.new])
+    order: dict[bytes, int] = {}
+    which = np.array([order.setdefault(row.tobytes(), len(order)) for row in ids])
+    return np.unique(which, return_index=True)[1], None if 2 * len(order) > num_rows else which
+
+
+def _extended(decoder: Decoder, part: Part) -> tuple[Tensor, Tensor]:
+    told = [None if values is None else torch.from_numpy(values) for values in (part.new, part.rows)]
+    return decoder.extend(torch.from_numpy(part.ids), torch.from_numpy(part.first), *told)
 
 
 class Cache:
