@@ -144,6 +144,8 @@ def test_the_list_of_commands(shell: Shell) -> None:
 
 
 WRONG: list[tuple[Sequence[str], str, str]] = [  # arguments; what is wrong; what to do
+    (("ppo", "--scorer", "sentimen"), "There is no scorer 'sentimen'", "Did you mean 'sentiment'"),
+    (("a2c", "--constraint", "no_repet(n=3)"), "There is no constraint 'no_repet'", "Did you mean 'no_repeat'"),
     ((), "No command was given", "Give one of ppo, a2c, policy_gradient, sft, resume, eval, play"),
     (("pppo",), "'pppo' is no command", "Did you mean 'ppo'"),
     (("ppo", "--seed", "x"), "--seed: 'x' is no whole number", "--help` explains"),
@@ -189,7 +191,6 @@ def test_what_fails_exits_1_and_says_it_in_the_same_way(run: Path, shell: Shell,
     cases: list[tuple[list[str | Path], str, str]] = [
         (["ppo", *SHORT["ppo"], "--folder", run], f"{run} already holds a run", f"Go on with it by `python -m agents resume {run}`"),
         (["ppo", "--data", tmp_path / "none.txt", "--scorer", "length"], "none.txt is not a file", "Check the path"),
-        (["ppo", "--scorer", "sentimen"], "There is no scorer 'sentimen'", "Did you mean 'sentiment'"),
         (["resume", damaged], "No good checkpoint is left", "--config and its config.json repeat it"),
         (["eval", empty], "neither a policy nor a checkpoint", f"python -m agents resume {empty}"),
         (["play", run, "--prompt", "unheard of"], "'unheard' is not among the 137 words", ""),

@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from textgym import constraints, scorers
+
 from .. import a2c, advantages, policy_gradient, ppo, sft
+from ..choices import call_of
 from ..kl import FixedKL
 from ..prompting import Prompting
 
@@ -40,6 +43,16 @@ class Text:
     """Budget of generated tokens."""
     constraint: tuple[str, ...] = ()
     """What the text must keep to, all of them: registered constraints such as film_grammar, "no_repeat(n=3)" or "pattern(regex='[a-z ]+')"."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a name that nobody registered; what it is made with is looked at when it is made."""
+        named: list[tuple[Any, str]] = [(constraints, spelling) for spelling in self.constraint]
+        if self.scorer is not None:
+            named.append((scorers, self.scorer))
+        for registry, spelling in named:
+            name = call_of(spelling)[0]
+            if ":" not in name and name not in registry.names():
+                registry.make(name)  # it says what there is
 
 
 @dataclass(frozen=True)
