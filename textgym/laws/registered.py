@@ -62,8 +62,7 @@ def forks(make: Make, steps: int) -> str:
         infos = _live_infos(env)
         with contextlib.closing(env.fork(list(range(ROWS)), 1)) as fork:
             for t in range(steps):
-                actions = _actions(env, infos)
-                now, twin = VectorMoment(*env.step(actions)), VectorMoment(*fork.step(actions))
+                now, twin = _step_both(env, fork, infos)
                 if found := difference(now, twin):
                     return f"the fork differs at step {t}{found}."
                 infos = now.infos
@@ -130,8 +129,7 @@ def _vector_parting(ours: VectorEnv[Any, Any, Any], theirs: VectorEnv[Any, Any, 
     if found := difference((observations, infos), other):
         return f"the reset differs{found}"
     for t in range(steps):
-        actions = _actions(ours, infos)
-        now, twin = VectorMoment(*ours.step(actions)), VectorMoment(*theirs.step(actions))
+        now, twin = _step_both(ours, theirs, infos)
         if found := difference(now, twin):
             return f"step {t} differs{found}"
         infos = now.infos
@@ -140,6 +138,12 @@ def _vector_parting(ours: VectorEnv[Any, Any, Any], theirs: VectorEnv[Any, Any, 
             if found := difference((observations, infos), theirs.reset(options={"reset_mask": _ended(now)})):
                 return f"the reset after step {t} differs{found}"
     return ""
+
+
+def _step_both(first: Any, second: Any, infos: Mapping[str, Any]) -> tuple[VectorMoment, VectorMoment]:
+    """Step two environments by the same actions, which the first one's masks allow."""
+    actions = _actions(first, infos)
+    return VectorMoment(*first.step(actions)), VectorMoment(*second.step(actions))
 
 
 def _seed(space: gym.Space[Any]) -> None:
