@@ -21,6 +21,7 @@ from agents.learner import Learner
 from agents.masking import NLPO
 from agents.play import begin, collect
 from agents.policies import CausalLMPolicy, SeparateCritic, seeded, small_gpt2
+from agents.policies.steady import steady_weights
 from textgym.vector import GymVectorEnv
 
 V = 6  # ids of the small task; its pad
@@ -156,6 +157,25 @@ class TestTrust:
         for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
             assert not other._caches
             assert np.array_equal(act(other, observation([1, 2]), None).actions, act(policy, observation([1, 2]), None).actions)
+
+    def test_a_promise_of_steady_weights_is_believed_and_ends(self) -> None:
+        """Inside it only tokens that were drawn are read; behind it, and inside the next one, a weight that has changed makes all be read again."""
+        reads: list[tuple[int, int]] = []
+        policy = watched(tiny_language_model(), reads)
+        with steady_weights():
+            step = act(policy, observation([1, 2], [3, 4]), None)
+            step = act(policy, step.state.seen.copy(), step.state)
+        assert reads == [(2, 4), (2, 2)]
+        with torch.no_grad():
+            policy.model.transformer.wte.weight.mul_(1.5)
+            policy.value_head.bias.add_(1.0)
+        prefixes, plain = step.state.seen.copy(), CausalLMPolicy(policy.model, V, use_cache=False)
+        plain.value_head = policy.value_head
+        with steady_weights():
+            found, expected = act(policy, prefixes, step.state), act(plain, prefixes, None)
+        assert reads[2:] == [(2, 8)]
+        np.testing.assert_allclose(found.values, expected.values, atol=1e-5)
+        np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
 
 
 class TestForks:
