@@ -116,7 +116,7 @@ CASES = (
         lambda n: gymnasium("Acrobot-v1", n),
         MLPPolicy.for_env,
         ppo,
-        ppo.Config(total_timesteps=100_000, num_steps=128, advantage=GAE(0.99, 0.95), num_epochs=4),
+        ppo.Config(total_timesteps=100_000, num_steps=128, advantage=GAE(0.99, 0.95), num_epochs=10, ent_coef=0.01),
         lambda: -100.0,
         "Gymnasium's threshold",
         episodes=64,
