@@ -13,7 +13,7 @@ from torch import Tensor
 from .rollout import Batch
 from .timing import stage
 
-AT_ONCE = 4096  # steps that are read together unless somebody says otherwise: more of them are no faster, and each takes memory until the backward pass
+AT_ONCE = 4096  # steps read together unless somebody says otherwise: on a CPU more are no faster, and each takes memory until the backward pass
 
 
 def accumulate(batch: Batch, micro_batch: int | None, loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]], weight: float = 1.0) -> dict[str, Tensor]:
