@@ -262,17 +262,16 @@ def test_distinct_n_by_hand() -> None:
 
 
 class TestErrors:
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"data": Path("nowhere.txt"), "scorer": "length"}, "nowhere.txt"),
-            ({"scorer": "sentimen"}, "sentiment"),
-        ],
-    )
-    def test_material_that_cannot_be_gathered(self, tmp_path: Path, changes: dict[str, object], message: str) -> None:
-        with pytest.raises(JobError, match=message):
+    @pytest.mark.parametrize("changes", [{"data": Path("nowhere.txt"), "scorer": "length"}, {"scorer": "nowhere:score"}])
+    def test_material_that_cannot_be_gathered(self, tmp_path: Path, changes: dict[str, object]) -> None:
+        with pytest.raises(JobError, match="nowhere"):
             train(tiny(tmp_path / "run", text=Text(**changes)))
         assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(("changes", "message"), [({"scorer": "sentimen"}, "sentiment"), ({"constraint": ("no_repet(n=2)",)}, "no_repeat")])
+    def test_names_that_nobody_registered(self, changes: dict[str, object], message: str) -> None:
+        with pytest.raises(ValueError, match=f"did you mean '{message}'"):
+            Text(**changes)
 
     def test_empty_file_unjudged_file_and_wrong_labels(self, tmp_path: Path, labelled: Path) -> None:
         (tmp_path / "empty.txt").write_text("\n")
