@@ -62,7 +62,7 @@ def parts(batch: Batch, micro_batch: int | None) -> Iterator[Batch]:
 def check_micro_batch(micro_batch: int | None) -> None:
     """Raise `ValueError` unless `micro_batch` is None or at least 1."""
     if micro_batch is not None and micro_batch < 1:
-        raise ValueError(f"micro_batch must be at least 1, or None to read all columns at once, got {micro_batch}.")
+        raise ValueError(f"micro_batch must be at least 1, or None for as many columns as have {AT_ONCE:,} steps, got {micro_batch}.")
 
 
 def _filled(part: Batch) -> Batch:

@@ -5,6 +5,7 @@ Every comparison is with the library's full, uncached forward.
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from decoding import NUM_SLOTS, VOCABULARY, WIDTH, Play, worst_of_play
@@ -12,6 +13,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from agents.policies import seeded
+from agents.policies.common import acted
 from agents.policies.decoders import cache_bytes, decoder_for, matmul, small, why_not_fast
 from agents.policies.decoders.matmul import Product
 
@@ -79,6 +81,17 @@ def test_small_work_and_large_read_what_the_other_wrote(options, dtype):
     play.extend([2], [int(play.lengths[2])], [3])
     play.extend(list(range(NUM_SLOTS)), play.lengths.tolist(), [1] * NUM_SLOTS)
     assert play.worst < TOLERANCE[dtype]
+
+
+@torch.no_grad()
+def test_what_overflows_says_so_by_what_comes_of_it_only():
+    """No warning of NumPy's: weights of 1e20 are the diverged run's, and whoever samples from nan is told."""
+    model = gpt2(torch.float32)
+    model.transformer.h[0].attn.c_attn.weight.mul_(1e30)
+    model.transformer.h[1].mlp.c_fc.weight.mul_(1e20)
+    logits, _ = decoder_for(model, 2, WIDTH).extend(torch.tensor([[1, 2], [3, 1]]), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        acted(logits, torch.zeros(2), None, np.random.default_rng(0), None, 1.0)
 
 
 def test_where_small_work_is_left_to_torch():

@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM
 from agents import ppo
 from agents.kl import FixedKL
 from agents.play import begin, collect, evaluate, log_probs_under
-from agents.policies import BareBase, CausalLMPolicy, load_adapter, merged, save_adapter, small_gpt2, small_t5, with_lora
+from agents.policies import Acted, BareBase, CausalLMPolicy, load_adapter, merged, save_adapter, small_gpt2, small_t5, with_lora
+from agents.policies.steady import steady_weights
 from textgym import GymVectorEnv
 
 peft = pytest.importorskip("peft")
@@ -183,6 +184,28 @@ class TestTheBareBase:
             assert ratio_error(who, part.rollout) < 1e-9
             other = reference if who is policy else policy
             assert ratio_error(other, part.rollout) > 1e-3, "the two are the same: this tests nothing"
+
+    def test_nor_where_weights_are_promised_to_be_steady(self) -> None:
+        """Whoever asks the base in the middle of a rollout gets the base's answer, and the policy keeps its own."""
+        env, policy = text_env(AutoresetMode.SAME_STEP), adapted()
+        reference = BareBase(policy)
+        with torch.no_grad():
+            policy.value_head.bias.add_(3.0)
+        position = begin(env, policy, seed=3)
+        seen, starts = position.observations, position.starts
+
+        def asked(who: Any, state: Any) -> Acted:
+            return who.act(seen, state, starts, np.random.default_rng(1))
+
+        expected = asked(policy, None), asked(reference, None)
+        with steady_weights():
+            state = None
+            for turn, who in enumerate((policy, reference, policy, reference, reference)):
+                found, wanted = asked(who, state), expected[who is reference]
+                np.testing.assert_allclose(found.log_probs, wanted.log_probs, atol=1e-9, err_msg=str(turn))
+                np.testing.assert_allclose(found.values, wanted.values, atol=1e-9, err_msg=str(turn))
+                state = found.state
+        assert np.abs(expected[0].values - expected[1].values).min() > 0.1
 
     @pytest.mark.parametrize("kind", ["gpt2", "t5"])
     def test_nor_after_an_exception_in_between(self, kind: str) -> None:

@@ -177,6 +177,32 @@ class TestTrust:
         np.testing.assert_allclose(found.values, expected.values, atol=1e-5)
         np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
 
+    def test_a_decoder_that_could_not_look_its_weights_up_is_not_trusted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        policy = tiny_language_model()
+        step = act(policy, observation([1, 2], [3, 4]), None)
+        with torch.no_grad():
+            policy.model.transformer.wte.weight.mul_(1.5)
+        decoder: Any = step.state.cache.decoder
+        prefixes = step.state.seen.copy()
+        with steady_weights():
+            with monkeypatch.context() as broken:
+                broken.setattr(decoder, "rebind", lambda: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    act(policy, prefixes, step.state)
+            found = act(policy, prefixes, step.state)
+        expected = act(policy, prefixes, None)
+        np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-6)
+
+    def test_a_token_id_below_0_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"holds the token id -1; ids begin at 0, and 6 pads"):
+            act(tiny_language_model(), observation([1, -1], [3, 4]), None)
+
+    def test_a_value_head_in_another_precision(self) -> None:
+        policy = tiny_language_model()
+        expected = act(policy, observation([1, 2], [3, 4]), None).values
+        policy.value_head.to(torch.bfloat16)
+        np.testing.assert_allclose(act(policy, observation([1, 2], [3, 4]), None).values, expected, atol=0.02)
+
 
 class TestForks:
     @pytest.mark.parametrize("fast", [True, False], ids=["fast", "library"])

@@ -285,18 +285,18 @@ class CausalLMPolicy(nn.Module):
     def values_of(self, hidden: Tensor) -> Tensor:
         """Return values [...] of hidden states [..., H]."""
         if not torch.is_grad_enabled() and hidden.device.type == "cpu":
-            dtype, weight, bias = self._head_arrays()
-            if hidden.dtype == dtype:
-                return torch.from_numpy(np.dot(hidden.numpy(), weight) + bias)  # PyTorch's BLAS takes long for one column
+            dtype, arrays = self._head_arrays()
+            if hidden.dtype == dtype and arrays is not None:
+                return torch.from_numpy(np.dot(hidden.numpy(), arrays[0]) + arrays[1])  # PyTorch's BLAS takes long for one column
         head = self.value_head
         return head(hidden.to(head.weight.dtype)).squeeze(-1)
 
-    def _head_arrays(self) -> tuple[torch.dtype, NDArray[Any], NDArray[Any]]:
-        """Return the precision, the weight [H] and the bias [1] of the value head: looked up once where weights are promised not to change."""
+    def _head_arrays(self) -> tuple[torch.dtype, tuple[NDArray[Any], NDArray[Any]] | None]:
+        """Return the value head's precision, and its weight [H] and bias [1] where NumPy has it: looked up once where weights are promised not to change."""
         now = promise()
         if now is None or self._head[0] is not now:
-            head = self.value_head
-            self._head = now, (head.weight.dtype, head.weight.detach().numpy()[0], head.bias.detach().numpy())
+            weight, bias = self.value_head.weight.detach(), self.value_head.bias.detach()
+            self._head = now, (weight.dtype, (weight.numpy()[0], bias.numpy()) if weight.dtype in (torch.float32, torch.float64) else None)
         return self._head[1]
 
     # -- files ----------------------------------------------------------------------------------------------------------

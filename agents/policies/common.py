@@ -64,6 +64,7 @@ def acted(logits: Tensor, values: Tensor, state: Any, generator: np.random.Gener
     return Acted(chosen, np.log(chance), told, state)
 
 
+@np.errstate(all="ignore")  # scores that are not finite come to nan, which is told below
 def sampled_from(scores: NDArray[Any], generator: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return one action a row [N] from scores [N, A] by softmax and inverse CDF, and its log-probability [N]: what `acted` does, for small tables.
 

@@ -25,6 +25,7 @@ from .causal_lm import VALUE_HEAD, CausalLMPolicy
 from .common import Acted, Evaluated, Memory, greedy
 from .seeding import seeded
 from .seq2seq import Seq2SeqPolicy
+from .steady import steady_weights
 
 LanguagePolicy = TypeVar("LanguagePolicy", CausalLMPolicy, Seq2SeqPolicy)
 
@@ -137,7 +138,7 @@ class BareBase:
         trainable = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
         policy.value_head, present = self._head, policy.value_head
         try:
-            with policy.model.disable_adapter(), torch.no_grad():  # type: ignore[operator]
+            with policy.model.disable_adapter(), torch.no_grad(), steady_weights():  # type: ignore[operator]  # a promise of before is of other weights
                 yield
         finally:
             policy.value_head = present

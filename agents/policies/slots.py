@@ -80,14 +80,15 @@ class Cache:
         """Return whether what the slots hold is still what `to` filled them with: no weight has changed since, and nobody else has played."""
         if self.holder is to and self._checked is not None and self._checked is promise():
             return True
-        self._checked = promise()
+        self._checked = None
         if (version := self.watch()) != self.version:
+            self.holder = None
             if built(self.model) == self.built:
                 self.decoder.rebind()
-                self.version, self.holder = version, None
+                self.version = version
             else:
                 self.renew()
-        before, self.holder = self.holder, to
+        before, self.holder, self._checked = self.holder, to, promise()
         return before is to
 
 
@@ -181,6 +182,8 @@ class Slots:
         lengths = (prefixes != pad).sum(1)
         if not lengths.all():
             raise ValueError("An observation holds no token at all: it is the pad id everywhere.")
+        if prefixes.min(initial=0) < 0:
+            raise ValueError(f"An observation holds the token id {prefixes.min()}; ids begin at 0, and {pad} pads.")
         shared = np.minimum(self.cached[rows], agreement(self.seen[rows], prefixes, pad))
         self.seen[rows], self.ends[rows] = prefixes, prefixes.shape[1] - room_left(prefixes, pad)
         self.cached[rows] = np.minimum(shared, lengths - 1)  # the last token is read again if need be: what follows it is asked for

@@ -21,6 +21,7 @@ Array = NDArray[Any]
 
 LARGEST = 1 << 23  # weights that are read for a token: beyond, arithmetic takes so long that calls do not matter
 MOST = 1 << 26  # weights that are multiplied by in one call, those of each token counted
+SCORE = 200  # such multiplications take as long as one score of attention, with its softmax
 SLOPE, CUBE = math.sqrt(2 / math.pi), 0.044715  # of GELU's approximation by tanh (Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2)
 
 
@@ -42,7 +43,8 @@ class Small:
 
     def __init__(self, model: GPT2, weights: int) -> None:
         slots = model.slots
-        self.width, self.most, self.scale = slots.width, MOST // weights, model.scale
+        scores = len(slots.keys) * slots.num_heads * slots.width  # of a token, at most
+        self.width, self.most, self.scale = slots.width, MOST // (weights + SCORE * scores), model.scale
         self.active = np.maximum if model.activation == "relu" else None
         self.tokens, self.places = model.tokens.numpy(), model.places.numpy()
         self.held = (slots.num_slots, slots.num_heads, slots.width + 1, slots.head_size)
@@ -52,6 +54,7 @@ class Small:
         self.head_bias = None if model.head.bias is None else model.head.bias.numpy()
         self.masks = slots.masks.numpy()  # [W + 1, W + 1]
 
+    @np.errstate(all="ignore")  # as in torch, what overflows is told by what comes of it
     def __call__(self, ids: Array, starts: Array, new: Array | None, rows: Array | None, lowest: int, highest: int) -> tuple[Tensor, Tensor]:
         """Return logits [B, V] and what the output layer reads [B, E] of tokens [B, Q] at positions `lowest` to `highest`; see `Decoder.extend`."""
         (num_rows, num_new), (num_slots, heads, _, head_size) = ids.shape, self.held
