@@ -168,6 +168,16 @@ class TestParts:
         (part,) = parts(batch, None)
         assert part is batch
 
+    def test_what_is_read_at_once_by_default(self) -> None:
+        """4,096 steps: of 300 columns of 40 steps 102 at a time, and one at a time where a column alone has more."""
+        flat = self.ragged()
+        for num_steps, num_columns, sizes in ((40, 300, [102, 102, 96]), (4096, 2, [1, 1]), (1, 4096, [4096]), (5000, 2, [1, 1])):
+            fields = {
+                name: np.broadcast_to(field[:1, :1], (num_steps, num_columns, *field.shape[2:])) for name, field in flat._asdict().items() if field is not None
+            }
+            batch = flat._replace(**fields | {"valid": np.ones((num_steps, num_columns), np.bool_)})
+            assert [part.valid.shape[1] for part in parts(batch, None)] == sizes
+
     def test_nothing_counts(self) -> None:
         policy, rollout = text_rollout(AutoresetMode.SAME_STEP)
         batch = whole_batch(filled(rollout), True)

@@ -33,9 +33,10 @@ class Part(NamedTuple):
 
 def read(decoder: Decoder, part: Part) -> tuple[Tensor, Tensor]:
     """Return the logits [B, V] and hidden states [B, H] at the ends of a part's rows; of rows that begin with the same tokens, one is read and copied."""
-    first_of, which = _alike(part)
+    which = _alike(part)
     if which is None:
         return _extended(decoder, part)
+    first_of = np.unique(which, return_index=True)[1]  # in ascending order, since rows are numbered as they come
     slots = np.arange(len(part.ids)) if part.rows is None else part.rows
     some = Part(slots[first_of], part.ids[first_of], part.first[first_of], None if part.new is None else part.new[first_of])
     logits, hidden = _extended(decoder, some)
@@ -45,15 +46,15 @@ def read(decoder: Decoder, part: Part) -> tuple[Tensor, Tensor]:
     return logits.index_select(0, where), hidden.index_select(0, where)
 
 
-def _alike(part: Part) -> tuple[IntArray, IntArray | None]:
-    """Return the rows [D] of a part that differ, and which of them each row [B] is like; None where too few are alike to be worth a copy."""
+def _alike(part: Part) -> IntArray | None:
+    """Return a number for each row [B] of a part, the same for rows that are alike, from 0 in the order of the rows; None where a copy is not worth it."""
     num_rows, num_new = part.ids.shape
     if num_new == 1 or num_rows == 1 or part.first.any():
-        return np.arange(num_rows), None
+        return None
     ids = part.ids if part.new is None else np.column_stack([part.ids, part.new])
     order: dict[bytes, int] = {}
     which = np.array([order.setdefault(row.tobytes(), len(order)) for row in ids])
-    return np.unique(which, return_index=True)[1], None if 2 * len(order) > num_rows else which
+    return None if 2 * len(order) > num_rows else which
 
 
 def _extended(decoder: Decoder, part: Part) -> tuple[Tensor, Tensor]:

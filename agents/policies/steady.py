@@ -1,7 +1,9 @@
 """A promise that no weight changes for a while: what depends on weights is then checked once, not at every step.
 
-with steady_weights():
-    ...  # policies act
+    with steady_weights():
+        ...  # policies act
+
+One promise inside another is another one: what was checked under the outer one is checked again.
 """
 
 from __future__ import annotations
