@@ -8,12 +8,14 @@ Axis legend: N slots, B rows of one call, Q new tokens a row, U cached positions
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ..output_layer import device_of, layer_of
 from .checks import check_fits
 from .plain import short_window
 
@@ -63,22 +65,23 @@ class SlotCache(Cache):
         self.together: int | None = None
         super().__init__(layers=[_SlotLayer(self) for _ in range(num_layers)])
 
-    def place(self, rows: Tensor, starts: Tensor, num_new: int, dtype: torch.dtype, together: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def place(self, rows: Tensor, starts: Tensor, num_new: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Aim the next forward: slots `rows` [B] in ascending order, first positions `starts` [B], Q = `num_new` tokens each.
 
         Returns position ids [B, Q] and the additive attention mask [B, 1, Q, U]. A row with fewer than Q new tokens is
         padded on the right: what its pads write lies beyond its end and is overwritten before anything may attend to it.
-        Where all slots begin at one position, `together`, they are written at once, and the library's own causal mask (None) is right.
         """
-        self.rows, self.together = rows, together
-        if together is not None:
-            self.upto = together + num_new
-            return torch.arange(together, self.upto, device=starts.device).expand(len(starts), -1), None
+        self.rows, self.together = rows, None
         self.positions = (starts[:, None] + torch.arange(num_new, device=starts.device)).clamp_(max=self.width)
         self.upto = int(self.positions.max()) + 1
         hidden = torch.arange(self.upto, device=starts.device) > self.positions[:, None, :, None]
         mask = torch.zeros(hidden.shape, dtype=dtype, device=starts.device).masked_fill_(hidden, torch.finfo(dtype).min)
         return self.positions.clamp(max=self.width - 1), mask
+
+    def place_together(self, start: int, num_new: int, device: torch.device) -> Tensor:
+        """Aim the next forward at all slots, Q = `num_new` tokens from one position on; return the position ids [1, Q]: causality says the rest."""
+        self.together, self.upto = start, start + num_new
+        return torch.arange(start, self.upto, device=device)[None]
 
 
 class LibraryDecoder:
@@ -99,28 +102,24 @@ class LibraryDecoder:
     @torch.no_grad()
     def extend(self, ids: Tensor, starts: Tensor, new: Tensor | None = None, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Do what `Decoder.extend` promises."""
-        lowest, _ = check_fits(ids, starts, new, rows, self.num_slots, self.width)
-        device = self.model.device
-        ids, starts = ids.to(device), starts.to(device)  # type: ignore[arg-type]
+        lowest, highest = check_fits(ids, starts, new, rows, self.num_slots, self.width)
+        num_new, ids = ids.shape[1], ids.to(device_of(self.model))
+        if new is None and len(ids) == self.num_slots and lowest + num_new == highest + 1:
+            logits, hidden = self._forward(ids, self.cache.place_together(lowest, num_new, ids.device), None, 1)
+            return _at_least_float32(logits[:, 0]), hidden[:, 0]
+        starts = starts.to(ids.device)
         slots = torch.arange(self.num_slots, device=ids.device) if rows is None else rows.to(ids.device)
-        num_new = ids.shape[1]
         lengths = torch.full_like(starts, num_new) if new is None else new.to(ids.device)
         keep = num_new - int(lengths.min()) + 1
-        last = lengths - 1 - (num_new - keep)
-        at = torch.arange(len(last), device=ids.device)
-        together = lowest if len(starts) == self.num_slots and bool((starts == lowest).all()) and lowest + num_new <= self.width else None
-        positions, mask = self.cache.place(slots, starts, num_new, self.dtype, together)
-        logits, hidden = self._forward(ids, positions, mask, keep)
-        if keep == 1:
-            return logits[:, 0].to(torch.promote_types(logits.dtype, torch.float32)), hidden[:, 0]
-        return logits[at, last].to(torch.promote_types(logits.dtype, torch.float32)), hidden[at, last]
+        at, last = torch.arange(len(ids), device=ids.device), lengths - 1 - (num_new - keep)
+        logits, hidden = self._forward(ids, *self.cache.place(slots, starts, num_new, self.dtype), keep)
+        return _at_least_float32(logits[at, last]), hidden[at, last]
 
     def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, keep: int) -> tuple[Tensor, Tensor]:
-        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
         # The one place where every decoder shows its final hidden states at just the kept positions.
-        hook = head.register_forward_pre_hook(lambda module, inputs: self._read.append(inputs[0]))
+        hook = layer_of(self.model).register_forward_pre_hook(lambda module, inputs: self._read.append(inputs[0]))
         try:
-            with torch.autocast(ids.device.type, dtype=self.dtype, enabled=self.dtype != self.own):
+            with torch.autocast(ids.device.type, dtype=self.dtype) if self.dtype != self.own else nullcontext():
                 logits: Tensor = self.model(
                     input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=self.cache, use_cache=True, logits_to_keep=keep
                 ).logits
@@ -145,3 +144,7 @@ class LibraryDecoder:
             if layer.is_initialized:
                 layer.keys.zero_()
                 layer.values.zero_()
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
