@@ -102,8 +102,8 @@ class Streams:
     def uniform(self, rows: IntArray) -> FloatArray:
         """Return the next number [B] of the stream of each row; `rows` [B] are distinct."""
         cursors = self._cursors[rows]
-        for i in np.flatnonzero(cursors == self.block_size):
-            self._blocks[rows[i]] = self.generators[rows[i]].random(self.block_size)
+        for i in (cursors == self.block_size).nonzero()[0].tolist():
+            self.generators[rows[i]].random(out=self._blocks[rows[i]])
             cursors[i] = 0
         self._cursors[rows] = cursors + 1
         return self._blocks[rows, cursors]

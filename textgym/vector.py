@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from .core import (
     ALL_ROWS,
@@ -108,12 +108,12 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         actions = np.asarray(actions)
         if len(actions) != self.num_envs:
             raise ValueError(f"step() needs one action for each of the {self.num_envs} rows, got {len(actions)}.")
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._begun and self._over.any():
-            return self._step_and_restart(actions)
-        if self._over.any():
+        if np.count_nonzero(self._over):
+            if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._begun:
+                return self._step_and_restart(actions)
             raise ResetNeeded(self._over_message())
         rewards, terminated, truncated, ends = self._advance(ALL_ROWS, actions)
-        ended = np.flatnonzero(self._over)
+        ended = self._over.nonzero()[0]
         if len(ended) and self.autoreset_mode is AutoresetMode.SAME_STEP:
             infos = self._restart_now(ended, ends)
         else:
@@ -127,7 +127,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _step_and_restart(self, actions: NDArray[Any]) -> VectorStep:
         """NEXT_STEP: rows that were over begin anew and ignore their action, the others advance."""
-        fresh, others = np.flatnonzero(self._over), np.flatnonzero(~self._over)
+        fresh, others = self._over.nonzero()[0], (~self._over).nonzero()[0]
         rewards, terminated, truncated = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_), np.zeros(self.num_envs, np.bool_)
         infos: dict[str, Any] = {}
         if len(others):
@@ -142,7 +142,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         over = terminated | truncated
         self._over[rows] = over
         # Who cuts an episode from outside, as max_episode_steps does, learns nothing of its score.
-        ended = np.flatnonzero(over) if isinstance(rows, slice) else rows[over]
+        ended = over.nonzero()[0] if isinstance(rows, slice) else rows[over]
         infos = self._infos(ended, self.core.end_info(ended)) if len(ended) else {}
         if self.max_episode_steps is not None:
             self._elapsed[rows] += 1
@@ -152,9 +152,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _restart_now(self, ended: IntArray, ends: dict[str, Any]) -> dict[str, Any]:
         """SAME_STEP: keep what the episodes ended with, then begin anew on those rows."""
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for row, final in zip(ended.tolist(), self.core.observe(ended), strict=True):
-            final_obs[row] = final
+        final_obs = _nothing(self.num_envs, object)
+        final_obs[ended] = np.fromiter(self.core.observe(ended), dtype=object, count=len(ended))
         mask = np.zeros(self.num_envs, dtype=np.bool_)
         mask[ended] = True
         final_info = self._infos(ended, self.core.live_info(ended), ends)
@@ -170,8 +169,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
                 infos[key], infos[f"_{key}"] = values, np.ones(self.num_envs, dtype=np.bool_)  # facts are fresh: no need to lay them out anew
                 continue
             if key not in infos:
-                empty = None if values.dtype == object else 0
-                infos[key] = np.full((self.num_envs, *values.shape[1:]), empty, dtype=values.dtype)
+                infos[key] = _nothing((self.num_envs, *values.shape[1:]), values.dtype)
                 infos[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
             infos[key][rows] = values
             infos[f"_{key}"][rows] = True
@@ -232,3 +230,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         else:
             other._streams = Streams.from_seeds([seed + k for k in range(len(index))])
         return other
+
+
+def _nothing(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return what an info holds of rows that it is not about: None for objects, which is what `np.empty` makes of them, otherwise 0."""
+    return np.empty(shape, dtype) if dtype == object else np.zeros(shape, dtype)

@@ -73,8 +73,8 @@ class TextCore:
     def start(self, rows: IntArray, streams: Streams, options: Mapping[str, Any]) -> None:
         """Put a prompt on each row: a random one, or the one that `options["prompt"]` (an index, or [N] of them) names."""
         index = self._drawn(rows, streams) if options.get("prompt") is None else self._chosen(options["prompt"])[rows]
-        self._tokens[rows, : self.task.max_prompt_tokens] = self._prompts.tokens[index]
-        self._tokens[rows, self.task.max_prompt_tokens :] = self._pad
+        self._tokens[rows] = self._pad
+        self._tokens[rows, : self.task.max_prompt_tokens] = self._prompts.tokens.take(index, axis=0)
         self._place[rows] = self._begin[rows]
         self._ended[rows] = False
         self._index[rows] = index
@@ -110,8 +110,7 @@ class TextCore:
         terminated = write(rows, actions, rewards, streams) if self._dropped is None else self._write_chunk(rows, actions, rewards, streams)
         if self._potentials is not None:
             self._pay_growth(rows, terminated, rewards)
-        elif terminated.any():
-            which = np.flatnonzero(terminated)
+        elif len(which := terminated.nonzero()[0]):
             self._results = self._judged(which if isinstance(rows, slice) else rows[which])
             rewards[which] += self._results["score"]
         return Step(rewards, terminated, np.zeros(len(actions), dtype=np.bool_))
@@ -137,7 +136,7 @@ class TextCore:
         ends = tokens == self._eos
         self._ended[rows] = ends
         over: BoolArray = ends | (place == self._last[rows])
-        self._place[rows] = place + 1  # last: for a slice of rows, `place` is a view of it
+        self._place[rows] += 1  # last: for a slice of rows, `place` is a view of it
         return over
 
     def _write_by_rule(self, rows: Rows, tokens: IntArray, rewards: FloatArray, streams: Streams) -> BoolArray:
@@ -222,7 +221,7 @@ class TextCore:
 
     def completions(self, rows: IntArray) -> Completions:
         """Return what stands on `rows`, as the scorer sees it."""
-        both, width = self._tokens[rows], self.task.max_prompt_tokens
+        both, width = self._tokens.take(rows, axis=0), self.task.max_prompt_tokens
         return Completions(
             tokens=both[:, width:],
             lengths=self._place[rows] - self._begin[rows],
@@ -262,8 +261,9 @@ class TextCore:
 
     def observe(self, rows: Rows, copy: bool = True) -> IntArray:
         """Return the prefixes [B, L]."""
-        tokens = self._tokens[rows]
-        return tokens.copy() if copy and isinstance(rows, slice) else tokens
+        if not isinstance(rows, slice):
+            return self._tokens.take(rows, axis=0)
+        return self._tokens[rows].copy() if copy else self._tokens[rows]
 
     def live_info(self, rows: Rows) -> dict[str, NDArray[Any]]:
         """Return the facts beside every observation that the task has.

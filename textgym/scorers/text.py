@@ -21,7 +21,7 @@ from ..task import Completions
 from .registry import register
 from .words import WordTable
 
-_NEGATIVE = 1 << 32  # one gathered integer counts both: positive words in the low half, negative ones in the high half
+_POSITIVE, _NEGATIVE = (1 << 32) + 1, 1  # one gathered integer counts both: words of sentiment in the low half, the positive ones of them in the high half
 
 
 def normalise(word: str) -> str:
@@ -54,16 +54,15 @@ class Sentiment:
             counts = table.take(completions.own.tokens).sum(axis=1)
         else:
             counts = np.array([self._count(text) for text in completions.own.texts], dtype=np.int64)
-        positives, negatives = counts & (_NEGATIVE - 1), counts >> 32
-        total = positives + negatives
-        return np.asarray((positives + 0.5 * (total == 0)) / np.maximum(total, 1), dtype=np.float64)
+        positives, total = counts >> 32, counts & ((1 << 32) - 1)
+        return np.divide(positives, total, out=np.full(len(counts), 0.5), where=total > 0)
 
     def _count(self, text: str) -> int:
         return sum(self._weights.get(normalise(word), 0) for word in text.split())
 
     @cached_property
     def _weights(self) -> dict[str, int]:
-        return dict.fromkeys(self.positive, 1) | dict.fromkeys(self.negative, _NEGATIVE)
+        return dict.fromkeys(self.positive, _POSITIVE) | dict.fromkeys(self.negative, _NEGATIVE)
 
 
 @register("sentiment")
