@@ -75,9 +75,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         """Begin an episode on every row, or on those of `options["reset_mask"]`; row i is seeded `seed + i`."""
         options = dict(options or {})  # the caller's own is never changed
         rows = self._masked(options.pop("reset_mask", None))
-        for row, value in zip(rows.tolist(), self._seeds(seed, rows), strict=True):
-            if value is not None:
-                self._streams.reseed(row, np.random.default_rng(value))
+        if seed is not None:
+            self._reseed(rows, seed)
         self._start(rows, options)
         self._begun = self._begun or len(rows) == self.num_envs
         return self.core.observe(ALL_ROWS, self.copy), self._infos(rows, self.core.live_info(rows))
@@ -85,18 +84,19 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
     def _masked(self, mask: Any) -> IntArray:
         if mask is None:
             return np.arange(self.num_envs)
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not np.count_nonzero(mask):
             raise ValueError(f'options["reset_mask"] must be a bool array of shape ({self.num_envs},) with at least one True, got {mask!r}.')
         if not self._begun and not mask.all():
             raise ResetNeeded("The first reset must begin every row: call reset() without a reset_mask.")
-        return np.flatnonzero(mask)
+        return mask.nonzero()[0]
 
-    def _seeds(self, seed: int | Sequence[int | None] | None, rows: IntArray) -> list[int | None]:
-        if seed is None or isinstance(seed, (int, np.integer)):
-            return [None if seed is None else int(seed) + row for row in rows.tolist()]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"A list of seeds needs one for each of the {self.num_envs} rows, got {len(seed)}.")
-        return [seed[row] for row in rows.tolist()]
+    def _reseed(self, rows: IntArray, seed: int | Sequence[int | None]) -> None:
+        seeds = range(int(seed), int(seed) + self.num_envs) if isinstance(seed, (int, np.integer)) else seed
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"A list of seeds needs one for each of the {self.num_envs} rows, got {len(seeds)}.")
+        for row in rows.tolist():
+            if seeds[row] is not None:
+                self._streams.reseed(row, np.random.default_rng(seeds[row]))
 
     def _start(self, rows: IntArray, options: dict[str, Any]) -> None:
         self.core.start(rows, self._streams, options)
@@ -234,4 +234,4 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
 def _nothing(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Return what an info holds of rows that it is not about: None for objects, which is what `np.empty` makes of them, otherwise 0."""
-    return np.empty(shape, dtype) if dtype == object else np.zeros(shape, dtype)
+    return np.empty(shape, dtype) if dtype == np.object_ else np.zeros(shape, dtype)

@@ -68,8 +68,8 @@ def _checked_scores(values: Any, name: str, completions: Completions) -> FloatAr
         raise ScorerError(f"Scorer {name} returned {type(values).__name__}, which is no array of numbers: {error}.") from error
     if scores.shape != (len(completions),):
         raise ScorerError(f"Scorer {name}: {len(completions)} completions came in, so shape ({len(completions)},) must come out, got {scores.shape}.")
-    if not np.isfinite(scores).all():
-        bad = int(np.flatnonzero(~np.isfinite(scores))[0])
+    if len(wrong := (~np.isfinite(scores)).nonzero()[0]):
+        bad = int(wrong[0])
         raise ScorerError(
             f"Scorer {name} returned {scores[bad]} for prompt {completions.prompts[bad].text!r}, text {completions.texts[bad]!r}; scores are finite."
         )

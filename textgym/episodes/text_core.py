@@ -136,7 +136,8 @@ class TextCore:
         ends = tokens == self._eos
         self._ended[rows] = ends
         over: BoolArray = ends | (place == self._last[rows])
-        self._place[rows] += 1  # last: for a slice of rows, `place` is a view of it
+        place += 1  # last: for a slice of rows, `place` is a view of `_place`
+        self._place[rows] = place
         return over
 
     def _write_by_rule(self, rows: Rows, tokens: IntArray, rewards: FloatArray, streams: Streams) -> BoolArray:

@@ -55,7 +55,9 @@ class Sentiment:
         else:
             counts = np.array([self._count(text) for text in completions.own.texts], dtype=np.int64)
         positives, total = counts >> 32, counts & ((1 << 32) - 1)
-        return np.divide(positives, total, out=np.full(len(counts), 0.5), where=total > 0)
+        shares: FloatArray = positives / np.maximum(total, 1)
+        shares[total == 0] = 0.5
+        return shares
 
     def _count(self, text: str) -> int:
         return sum(self._weights.get(normalise(word), 0) for word in text.split())
