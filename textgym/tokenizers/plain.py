@@ -82,7 +82,8 @@ class WordTokenizer(Spelled):
         """Return the words of `ids`, joined by blanks; EOS is left out."""
         if len(ids) and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             raise ValueError(_outside(ids, self.vocab_size))
-        return " ".join([self.words[i] for i in ids if i != self.eos_id])
+        words, eos = self.words, self.eos_id  # looked up once a text, not once a word
+        return " ".join([words[i] for i in ids if i != eos])
 
     def description(self) -> dict[str, Any]:
         """Return the words, EOS and unk."""
