@@ -347,6 +347,13 @@ class TestWork:
             assert sum(rows for rows, _ in shapes) == 2
             check_same(policy, found, by_hand(policy, late, True, 0.7))
 
+    def test_a_critic_reads_an_episode_that_is_over_once(self) -> None:
+        policy, steps = reader(), played([7, 2, 3], [4, 4, 4])
+        with ids_read(policy) as shapes:
+            found = policy.evaluate_values(torch.from_numpy(steps.observations))
+        assert sum(rows for rows, _ in shapes) == 3
+        torch.testing.assert_close(found, evaluated(policy, steps).values, rtol=0, atol=1e-12)
+
 
 class TestAlike:
     """Groups of segments."""

@@ -1,24 +1,25 @@
 """What the present weights of a decoder say about tokens that were played: one reading of each episode segment.
 
 The last prefix of a segment, with its chunk behind it, holds all earlier ones, and token j of action t stands j tokens behind the end of
-prefix t. Where observations do not extend one another every step is a segment of its own. Segments of like length are read together, and the
-output layer reads only where a token was chosen.
+prefix t. Where observations do not extend one another every step is a segment of its own. Segments of like length are read together, what they
+begin with in common once, and the output layer reads only where a token was chosen.
 Axis legend: T steps, B rows, C tokens of a chunk, L observation columns, S segments, W compacted tokens, M tokens that count, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .beginnings import Lender, Rests, lends, rests
 from .common import Evaluated, log_distribution
 from .output_layer import device_of, hidden_at, is_alone, layer_of, logits_at
-from .prefixes import alike, compact, counted_tokens, grown, repeated, room_left, segments
+from .prefixes import alike, compact, counted_tokens, grown, repeated, room_left, segments, unmoved
 from .telling import Allowed, tell, tell_by_parts
 
 HELD = 1 << 24  # logits that may wait for the backward pass; where there are more of them, and the output layer stands alone, they are made twice
@@ -30,6 +31,7 @@ class Reader(Protocol):
     model: nn.Module
     vocab_size: int
     chunk: int
+    use_cache: bool
 
     @property
     def stops(self) -> NDArray[np.bool_]:
@@ -65,8 +67,8 @@ def evaluate_segments(policy: Reader, prefixes: NDArray[np.int64], actions: NDAr
     t, b, j = np.nonzero(counted & ~again[..., None])
     asked = Asked(segment[t, b], lengths[t, b] - 1 + j, chunks[t, b, j], t * shape[1] + b, j)
     tokens, sizes = compact(longer.reshape(-1, prefixes.shape[-1])[last], pad)
-    read = readings(sizes, asked)
-    told = [_read(policy, tokens, one, asked, masks, temperature) for one in read]
+    lender, read = _prepared(policy, tokens, sizes, asked)
+    told = [_read(policy, lender.inputs(one.rows, one.width), one, asked, masks, temperature) for one in read]
     which = np.concatenate([one.which for one in read])
     steps, first = asked.step[which], asked.order[which] == 0
     computed = np.maximum.accumulate(np.where(again, 0, np.arange(shape[0])[:, None]))  # [T, B] the step that each repeats
@@ -89,29 +91,36 @@ class Reading(NamedTuple):
     where: NDArray[np.int64]  # [M] row * W + place
 
 
-def readings(sizes: NDArray[np.int64], asked: Asked) -> list[Reading]:
-    """Return how segments of `sizes` [S] are read, and where the chosen tokens are then found."""
+def readings(sizes: NDArray[np.int64], segment: NDArray[np.int64], place: NDArray[np.int64]) -> list[Reading]:
+    """Return how segments of `sizes` [S] are read, and where chosen tokens, of segments and places [M], are then found."""
     found: list[Reading] = []
     row = np.empty_like(sizes)
     for rows in alike(sizes):
         row[:] = -1
         row[rows] = np.arange(len(rows))
-        which = np.flatnonzero(row[asked.segment] >= 0)
+        which = np.flatnonzero(row[segment] >= 0)
         width = int(sizes[rows].max())
-        found.append(Reading(rows, width, which, row[asked.segment[which]] * width + asked.place[which]))
+        found.append(Reading(rows, width, which, row[segment[which]] * width + place[which]))
     return found
 
 
-def _read(policy: Reader, tokens: NDArray[np.int64], reading: Reading, asked: Asked, masks: Tensor | None, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def _prepared(policy: Reader, tokens: NDArray[np.int64], sizes: NDArray[np.int64], asked: Asked) -> tuple[Lender, list[Reading]]:
+    """Return what tells what to call the model with for segments [S, W] of `sizes` [S], and how they are read."""
+    shared = policy.use_cache and lends(policy.model)
+    cut = rests(tokens, sizes, asked.segment, asked.place) if shared else Rests(tokens, sizes, np.zeros_like(sizes))
+    return Lender(policy.model, cut), readings(cut.sizes, asked.segment, asked.place - cut.starts[asked.segment])
+
+
+def _read(policy: Reader, inputs: Mapping[str, Any], reading: Reading, asked: Asked, masks: Tensor | None, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-probabilities and entropies [M] of the chosen tokens of a reading, and values of the states in which chunks of them begin."""
     layer, which, device = layer_of(policy.model), reading.which, device_of(policy.model)
-    ids, where, chosen = (_there(index, device) for index in (tokens[reading.rows, : reading.width], reading.where, asked.token[which]))
+    where, chosen = _there(reading.where, device), _there(asked.token[which], device)
     allowed = None if masks is None else Allowed(masks, torch.from_numpy(asked.step[which] * policy.chunk + asked.order[which]))
-    if len(asked.token) * policy.vocab_size > HELD and is_alone(policy.model, ids[:1, :1]):
-        hidden = hidden_at(policy.model, ids, where)
+    if len(asked.token) * policy.vocab_size > HELD and is_alone(policy.model, chosen[:1, None]):
+        hidden = hidden_at(policy.model, inputs, where)
         told = tell_by_parts(lambda states: layer(states)[..., : policy.vocab_size], hidden, chosen, allowed, temperature, HELD // policy.vocab_size)
     else:
-        logits, hidden = logits_at(policy.model, ids, where)
+        logits, hidden = logits_at(policy.model, inputs, where)
         told = tell(logits[..., : policy.vocab_size], chosen, allowed, temperature)
     first = asked.order[which] == 0
     return (*told, policy.values_of(hidden if first.all() else hidden[_there(np.flatnonzero(first), hidden.device)]))
@@ -120,15 +129,14 @@ def _read(policy: Reader, tokens: NDArray[np.int64], reading: Reading, asked: As
 def segment_values(policy: Reader, prefixes: NDArray[np.int64]) -> Tensor:
     """Return the values [T, B] of prefixes [T, B, L], without a logit."""
     shape, lengths = prefixes.shape[:2], (prefixes != policy.vocab_size).sum(-1)
-    last, segment = segments(prefixes, policy.vocab_size)
+    last, segment = segments(prefixes, policy.vocab_size, again=unmoved(prefixes))
     tokens, sizes = compact(prefixes.reshape(-1, prefixes.shape[-1])[last], policy.vocab_size)
     nothing, steps = np.zeros(lengths.size, np.int64), np.arange(lengths.size)
     asked = Asked(segment.reshape(-1), lengths.reshape(-1) - 1, nothing, steps, nothing)
     device, values = device_of(policy.model), []
-    read = readings(sizes, asked)
+    lender, read = _prepared(policy, tokens, sizes, asked)
     for one in read:
-        hidden = hidden_at(policy.model, _there(tokens[one.rows, : one.width], device), _there(one.where, device))
-        values.append(policy.values_of(hidden))
+        values.append(policy.values_of(hidden_at(policy.model, lender.inputs(one.rows, one.width), _there(one.where, device))))
     flat = torch.cat(values)
     return flat.new_zeros(lengths.size).index_add(0, _there(np.concatenate([one.which for one in read]), device), flat).view(shape)
 
@@ -148,5 +156,5 @@ def segment_distributions(policy: Reader, prefixes: NDArray[np.int64], action_ma
     lengths = (prefixes != policy.vocab_size).sum(-1)  # [T, B]
     tokens, _ = compact(prefixes.reshape(-1, prefixes.shape[-1])[last], policy.vocab_size)
     ids, where = (_there(index, device_of(policy.model)) for index in (tokens, (segment * tokens.shape[1] + lengths - 1).reshape(-1)))
-    logits, _ = logits_at(policy.model, ids, where)
+    logits, _ = logits_at(policy.model, {"input_ids": ids, "use_cache": False}, where)
     return log_distribution(logits[:, : policy.vocab_size].view(*lengths.shape, -1), action_masks, temperature)

@@ -7,7 +7,7 @@ Axis legend: S sequences, W tokens, K kept positions, M chosen positions, H hidd
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -41,24 +41,21 @@ def forward(model: nn.Module, choose: Choose | None = None, **inputs: Any) -> tu
     return logits, read[0]
 
 
-def logits_at(model: nn.Module, ids: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits [M, V] and hidden states [M, H] at places `where` [M] (row * W + column) of right-padded ids [S, W].
-
-    Right-padded ids need no mask: under causal attention no token looks at what stands to its right.
-    """
-    logits, hidden = forward(model, lambda states: states.flatten(0, -2).index_select(0, where)[None], input_ids=ids, use_cache=False)
+def logits_at(model: nn.Module, inputs: Mapping[str, Any], where: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits [M, V] and hidden states [M, H] at places `where` [M] (row * W + column) of what the model is called with, ids [S, W]."""
+    logits, hidden = forward(model, lambda states: states.flatten(0, -2).index_select(0, where)[None], **inputs)
     return logits[0], hidden[0]
 
 
-def hidden_at(model: nn.Module, ids: Tensor, where: Tensor) -> Tensor:
-    """Return the hidden states alone [M, H] at places `where` [M] of ids [S, W], as `logits_at`."""
+def hidden_at(model: nn.Module, inputs: Mapping[str, Any], where: Tensor) -> Tensor:
+    """Return the hidden states alone [M, H] at places `where` [M], as `logits_at`."""
     chosen: list[Tensor] = []
 
     def choose(states: Tensor) -> Tensor:
         chosen.append(states.flatten(0, -2).index_select(0, where))
         return states[:1, :1].detach()  # the library wants to compute some logits: those of one token
 
-    forward(model, choose, input_ids=ids, use_cache=False)
+    forward(model, choose, **inputs)
     return chosen[0]
 
 

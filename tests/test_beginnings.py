@@ -1,0 +1,139 @@
+"""Sequences that begin alike: the same numbers and gradients as those of single prefixes, from fewer tokens read.
+
+Axis legend: T steps, B rows, L observation columns, S segments, W compacted tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_evaluating import COMMON, PAD, WIDTH, Steps, V, by_hand, check_same, evaluated, ids_read, played, reader
+from torch import nn
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from agents.policies import CausalLMPolicy, seeded, with_lora
+from agents.policies.beginnings import lends, rests
+
+EACH = 10  # texts of one prompt
+PROMPTS, LENGTHS = [16, 13, 16], [4, 5, 5, 3, 5, 5, 4, 5, 5, 5]
+
+
+def in_groups(prompts: list[int] = PROMPTS, lengths: list[int] = LENGTHS, chunk: int = 1) -> Steps:
+    """Return texts in groups of one prompt, of so many prompt tokens; rows of different groups take turns."""
+    steps = played(lengths * len(prompts), prompts * len(lengths), chunk)
+    first, num = max(prompts), len(prompts)
+    for b in range(num, steps.observations.shape[1]):
+        steps.observations[:, b, :first] = steps.observations[:, b % num, :first]
+    return steps
+
+
+def neox() -> CausalLMPolicy:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": WIDTH}
+    with seeded(3):
+        policy = CausalLMPolicy(GPTNeoXForCausalLM(GPTNeoXConfig(**COMMON, **sizes)), V, stop_ids=(0,))
+        nn.init.normal_(policy.value_head.weight)
+    return policy.double()
+
+
+def tokens_read(policy: CausalLMPolicy, steps: Steps, masked: bool = True) -> tuple[Any, int, int]:
+    """Return what is said of steps, how many ids were read for it and in how many calls."""
+    with ids_read(policy) as shapes:
+        found = evaluated(policy, steps, masked)
+    return found, sum(rows * width for rows, width in shapes), len(shapes)
+
+
+@pytest.mark.parametrize(("kind", "chunk", "masked"), [("gpt2", 1, False), ("gpt2", 2, True), ("llama", 1, True), ("neox", 1, False), ("scaled", 1, True)])
+def test_numbers_and_gradients_are_those_of_single_prefixes(kind: str, chunk: int, masked: bool) -> None:
+    policy, steps = neox() if kind == "neox" else reader(kind, chunk), in_groups(lengths=[3, 4] * 4 if chunk > 1 else LENGTHS, chunk=chunk)
+    found, read, _ = tokens_read(policy, steps, masked)
+    assert read < 0.6 * steps.observations.shape[1] * 18
+    rounding = 1e-10 if kind == "gpt2" else 1e-4  # the others normalise in single precision, whatever their weights are
+    check_same(policy, found, by_hand(policy, steps, masked, 0.7), rounding)
+
+
+def test_a_prompt_is_read_once() -> None:
+    """The token behind which the first one was chosen is read with each text: what is said there is of each text's own choice."""
+    policy, steps = reader(), in_groups([16, 16], [5] * EACH)
+    _, read, calls = tokens_read(policy, steps)
+    assert (read, calls) == (2 * 15 + 2 * EACH * 5, 2)
+
+
+def test_texts_that_nobody_shares_a_prompt_with_are_read_whole() -> None:
+    policy, steps = reader(), in_groups([16, 16], [5] * EACH)
+    steps.observations[:, 3, 7] = 1 + steps.observations[:, 3, 7] % (V - 1)
+    with ids_read(policy) as shapes:
+        found = evaluated(policy, steps)
+    assert shapes == [(3, 15), (1, 20), (2 * EACH - 1, 5)]
+    check_same(policy, found, by_hand(policy, steps, True, 0.7))
+
+
+def test_values_of_a_critic_of_its_own() -> None:
+    policy, steps = reader(), in_groups()
+    expected = evaluated(policy, steps).values
+    with ids_read(policy) as shapes:
+        found = policy.evaluate_values(torch.from_numpy(steps.observations))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert shapes[0] == (3, 15)
+
+
+def test_adapters() -> None:
+    policy, steps = with_lora(reader(), rank=2, seed=1), in_groups()
+    for name, parameter in policy.named_parameters():
+        if "lora" in name:
+            parameter.data += 0.3 * torch.from_numpy(np.random.default_rng(3).standard_normal(parameter.shape))
+    found, read, calls = tokens_read(policy, steps)
+    assert (read < 0.6 * steps.observations.shape[1] * 20, calls) == (True, 2)
+    check_same(policy, found, by_hand(policy, steps, True, 0.7), 1e-10)
+
+
+@pytest.mark.parametrize("steps", [in_groups([16] * 2, [5]), in_groups([2] * 3, [5] * EACH), played([5] * 12, [16] * 12)], ids=["few", "short", "different"])
+def test_what_is_not_worth_it_is_read_whole(steps: Steps) -> None:
+    _, read, calls = tokens_read(reader(), steps)
+    assert (read, calls) == (int((steps.observations[-1] != PAD).sum()), 1)
+
+
+def test_models_that_keep_something_else() -> None:
+    """Gemma 2 keeps a window of some layers; and whoever says that a model is not to be played over a cache is not doubted here."""
+    assert [lends(reader(kind).model) for kind in ("gpt2", "llama", "scaled", "capped")] == [True, True, True, False]
+    assert not lends(nn.Linear(2, 2))
+    steps = in_groups([16, 16], [5] * EACH)
+    for kind in ("capped", "gpt2"):
+        policy = reader(kind)
+        policy.use_cache = False
+        found, read, calls = tokens_read(policy, steps)
+        assert (read, calls) == (2 * EACH * 20, 1)
+    policy.use_cache = True
+    check_same(policy, evaluated(policy, steps), found)
+
+
+def test_pads_behind_the_last_position() -> None:
+    """A long prompt with a short text beside a short prompt with a long one: pads would stand where the model knows no position."""
+    policy = reader()
+    steps = in_groups([18, 12], [6] * EACH)
+    keep = np.arange(steps.observations.shape[1]) % 2 == 1  # the second prompt's texts go on
+    for t in range(3, 6):
+        steps.observations[t][~keep], steps.actions[t][~keep], steps.masks[t][~keep] = (field[2][~keep] for field in steps[:3])
+    found, read, calls = tokens_read(policy, steps)
+    assert (read < 0.7 * 2 * EACH * 20, calls) == (True, 2)
+    check_same(policy, found, by_hand(policy, steps, True, 0.7), 1e-10)
+
+
+def test_a_cut_holds_every_token() -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(18, 30, 40)
+    tokens = np.where(np.arange(sizes.max()) < sizes[:, None], rng.integers(1, 9, (40, sizes.max())), 0)
+    first = np.array([9, 14, 15])[np.arange(40) % 3]
+    for number in range(3):
+        tokens[number::3, : first[number]] = tokens[number, : first[number]]
+    rows, places = np.nonzero((np.arange(sizes.max()) >= first[:, None]) & (np.arange(sizes.max()) < sizes[:, None]))
+    cut = rests(tokens, sizes, rows, places)
+    assert cut.beginnings is not None
+    assert sorted(cut.beginnings.sizes) == [9, 14, 15]
+    np.testing.assert_array_equal(cut.tokens[rows, places - cut.starts[rows]], tokens[rows, places])
+    np.testing.assert_array_equal(cut.starts + cut.sizes, sizes)
+    for row, number in enumerate(cut.beginnings.of):
+        size = cut.beginnings.sizes[number]
+        np.testing.assert_array_equal(cut.beginnings.tokens[number, :size], tokens[row, :size])
