@@ -65,7 +65,7 @@ def rests(tokens: IntArray, sizes: IntArray, rows: IntArray, places: IntArray) -
 def lends(model: nn.Module) -> bool:
     """Return whether what a model keeps of a sequence is keys and values of all its tokens, and it can be told where the next ones stand."""
     config = getattr(model, "config", None)
-    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     known = inspect.signature(own.forward).parameters
     if config is None or not {"past_key_values", "position_ids", "attention_mask"} <= known.keys():
         return False
@@ -79,7 +79,7 @@ class Lender:
         self.cut, self.device = cut, device_of(model)
         self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values [G, heads, P, head size]
         if cut.beginnings is not None:
-            cache, ids = DynamicCache(config=model.config), torch.from_numpy(cut.beginnings.tokens).to(self.device)  # type: ignore[arg-type]
+            cache, ids = DynamicCache(config=model.config), torch.from_numpy(cut.beginnings.tokens).to(self.device)
             forward(model, lambda states: states[:1, :1].detach(), input_ids=ids, past_key_values=cache, use_cache=True)
             self.layers = [(layer.keys, layer.values) for layer in cache.layers]
 
