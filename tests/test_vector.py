@@ -102,6 +102,14 @@ def test_a_masked_reset_leaves_the_other_rows_alone() -> None:
     assert after[2, :3].tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("seed", [11, [5, None, 7, None, 9], None])
+def test_a_masked_reset_seeds_the_rows_it_begins_and_no_other(seed: int | list[int | None] | None) -> None:
+    ours, theirs = pair(AutoresetMode.DISABLED, None)
+    assert_same(ours.reset(seed=3), theirs.reset(seed=3), "reset")
+    for t, mask in enumerate(([True, True, False, False, True], [False, False, True, True, False], [True] * 5)):
+        assert_same(*(env.reset(seed=seed if t == 0 else None, options={"reset_mask": np.array(mask)}) for env in (ours, theirs)), f"reset {t}")
+
+
 def test_rows_of_one_seed_are_rows_of_the_next_shifted() -> None:
     first, second = GymVectorEnv(SmallCore(), 5), GymVectorEnv(SmallCore(), 5)
     assert np.array_equal(first.reset(seed=10)[0][1:], second.reset(seed=11)[0][:-1])

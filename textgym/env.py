@@ -45,15 +45,15 @@ class GymEnv(gym.Env[Any, Any]):
         """Apply one action; the reward is a Python float, the flags Python bools."""
         if not self._live or self._streams is None:
             raise ResetNeeded("There is no episode to step: it has ended or never began. Call reset() first.")
-        rewards, terminated, truncated = self.core.advance(ALL_ROWS, np.array([action]), self._streams)
-        done = bool(terminated[0] or truncated[0])
+        rewards, ended, cut = self.core.advance(ALL_ROWS, np.array([action]), self._streams)
+        reward, terminated, truncated = float(rewards.item()), ended.item(), cut.item()
         info = row_info(self.core.live_info(ALL_ROWS))
-        if done:
+        if terminated or truncated:
             self._live = False
             info.update(row_info(self.core.end_info(_ROW)))
         if self.render_mode == "human":
             self.render()
-        return self.core.observe(ALL_ROWS)[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
+        return self.core.observe(ALL_ROWS)[0], reward, terminated, truncated, info
 
     def render(self) -> Any:
         """Return the drawing of the present state, or print it in "human" mode."""
