@@ -34,7 +34,7 @@ def scores_of(scorer: Scorer, completions: Completions) -> dict[str, FloatArray]
         raise ScorerError(
             f"Scorer {_name(scorer)} raised {type(error).__name__}: {error} (a batch of {len(completions)}, the first: {first}).{_unfinished(completions)}"
         ) from error
-    return {name: _checked_scores(values, f"{_name(scorer)}, {name}", completions) for name, values in found.items()}
+    return {part: _checked_scores(values, scorer, part, completions) for part, values in found.items()}
 
 
 def _is_composed(scorer: Scorer) -> TypeGuard[ComposedScorer]:
@@ -61,16 +61,19 @@ def _name(scorer: Scorer) -> str:
     return getattr(scorer, "__name__", type(scorer).__name__)
 
 
-def _checked_scores(values: Any, name: str, completions: Completions) -> FloatArray:
+def _checked_scores(values: Any, scorer: Scorer, part: str, completions: Completions) -> FloatArray:
     try:
         scores = np.asarray(values, dtype=np.float64)
     except (ValueError, TypeError) as error:
-        raise ScorerError(f"Scorer {name} returned {type(values).__name__}, which is no array of numbers: {error}.") from error
-    if scores.shape != (len(completions),):
-        raise ScorerError(f"Scorer {name}: {len(completions)} completions came in, so shape ({len(completions)},) must come out, got {scores.shape}.")
-    if len(wrong := (~np.isfinite(scores)).nonzero()[0]):
-        bad = int(wrong[0])
-        raise ScorerError(
-            f"Scorer {name} returned {scores[bad]} for prompt {completions.prompts[bad].text!r}, text {completions.texts[bad]!r}; scores are finite."
-        )
+        raise ScorerError(f"Scorer {_name(scorer)}, {part} returned {type(values).__name__}, which is no array of numbers: {error}.") from error
+    if scores.shape != (len(completions),) or np.count_nonzero(np.isfinite(scores)) < len(scores):
+        raise ScorerError(f"Scorer {_name(scorer)}, {part}{_what_is_wrong(scores, completions)}")
     return scores
+
+
+def _what_is_wrong(scores: FloatArray, completions: Completions) -> str:
+    """Return the end of the sentence that tells of scores of a wrong shape, or not all finite."""
+    if scores.shape != (len(completions),):
+        return f": {len(completions)} completions came in, so shape ({len(completions)},) must come out, got {scores.shape}."
+    bad = int(np.flatnonzero(~np.isfinite(scores))[0])
+    return f" returned {scores[bad]} for prompt {completions.prompts[bad].text!r}, text {completions.texts[bad]!r}; scores are finite."
