@@ -87,7 +87,7 @@ def sampled_from(scores: NDArray[Any], generator: np.random.Generator) -> tuple[
 def _sampled_one(scores: NDArray[Any], generator: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Do for one row [A] what `sampled_from` does for many, with numbers in the place of arrays."""
     likely = np.exp(scores - np.maximum.reduce(scores))
-    cumulative = torch.from_numpy(likely).cumsum(0).numpy()
+    cumulative = np.add.accumulate(likely)
     total = float(cumulative[-1])
     chosen = int(cumulative.searchsorted(scores.dtype.type(generator.random() * total)))
     chance = float(likely[min(chosen, len(likely) - 1)]) / total
