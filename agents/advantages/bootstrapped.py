@@ -13,7 +13,7 @@ import numpy as np
 from .. import choices
 from ..rollout import Rollout
 from .estimating import Estimate, advantages_from, empty_estimate, targets_from
-from .formulas import gae, n_step_returns, td_errors
+from .formulas import lambda_advantages, lambda_returns, n_step_returns, td_errors
 from .reading import pieces
 
 
@@ -69,9 +69,7 @@ class GAE:
 
     def __call__(self, rollout: Rollout, /) -> Estimate:
         """Return the estimate [T, N]; the value targets are the lambda-returns, A + V."""
-        p, found = pieces(rollout), empty_estimate(rollout)
-        gae(*p, self.gamma, self.gae_lambda, out=found.advantages, then=targets_from(p.values, found))
-        return found
+        return Estimate(*lambda_advantages(*pieces(rollout), self.gamma, self.gae_lambda))
 
 
 @dataclass(frozen=True)
@@ -97,12 +95,10 @@ class TDLambda:
 
     def __call__(self, rollout: Rollout, /) -> Estimate:
         """Return the estimate [T, N]; the value targets are the lambda-returns of `target_lambda`."""
-        p, found = pieces(rollout), empty_estimate(rollout)
-        both = self.advantage_lambda == self.target_lambda
-        gae(*p, self.gamma, self.advantage_lambda, out=found.advantages, then=targets_from(p.values, found) if both else None)
-        if not both:
-            targets = gae(*p, self.gamma, self.target_lambda, out=found.value_targets)
-            np.add(targets, p.values, out=targets)
+        p = pieces(rollout)
+        found = Estimate(*lambda_advantages(*p, self.gamma, self.advantage_lambda))
+        if self.target_lambda != self.advantage_lambda:
+            lambda_returns(p.rewards, p.next_values, p.terminated, p.truncated, self.gamma, self.target_lambda, out=found.value_targets)
         return found
 
 

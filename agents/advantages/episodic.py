@@ -10,13 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from .. import choices
 from ..rollout import Rollout
 from .baselines import Baseline, baseline_of, check_baseline
-from .estimating import Estimate, advantages_from, empty_estimate
-from .formulas import monte_carlo_returns
+from .estimating import Estimate
+from .formulas import lambda_advantages, monte_carlo_returns
 from .normalising import normalise
 from .reading import episodes, pieces, require_whole_episodes
 
@@ -49,13 +47,12 @@ class MonteCarlo:
     def __call__(self, rollout: Rollout, /) -> Estimate:
         """Return the estimate [T, N]; the value targets are the returns."""
         require_whole_episodes(rollout, "MonteCarlo")
-        p, found = pieces(rollout), empty_estimate(rollout)
-        then = advantages_from(p.values, found) if self.baseline == "value" else None
-        returns = monte_carlo_returns(p.rewards, p.next_values, p.terminated, p.truncated, self.gamma, out=found.value_targets, then=then)
-        if then is None:
-            seen = returns[rollout.valid] if self.baseline == "batch_mean" else returns
-            np.subtract(returns, baseline_of(rollout, self.baseline, p.values, seen), out=found.advantages)
-        return found
+        p = pieces(rollout)
+        if self.baseline == "value":
+            return Estimate(*lambda_advantages(*p, self.gamma, 1.0))
+        returns = monte_carlo_returns(p.rewards, p.next_values, p.terminated, p.truncated, self.gamma)
+        seen = returns[rollout.valid] if self.baseline == "batch_mean" else returns
+        return Estimate(returns - baseline_of(rollout, self.baseline, p.values, seen), returns)
 
 
 @dataclass(frozen=True)

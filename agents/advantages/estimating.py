@@ -5,6 +5,7 @@ Axis legend: T steps, N environments.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -69,15 +70,13 @@ def estimate(advantage: Advantage, rollout: Rollout) -> Estimate:
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(f"{_title(advantage)} must return (advantages, value_targets), two arrays [T, N]; it returned {type(result).__name__}.")
     found = Estimate(*(np.asarray(array, dtype=np.float64) for array in result))
-    for name, array in found._asdict().items():
+    for name, array in zip(found._fields, found, strict=True):
         if array.shape != rollout.valid.shape:
             raise ValueError(f"{_title(advantage)} returned {name} of shape {array.shape}; [T, N] is {rollout.valid.shape} here.")
     if not rollout.valid.all():
         found = Estimate(*(np.where(rollout.valid, array, 0.0) for array in found))
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = np.isfinite(np.vdot(*found))  # read once, and nothing written: inf * 0 is NaN
-    if not finite:  # or the products are too large, and all is well
-        for name, array in found._asdict().items():
+    if not math.isfinite(np.vdot(*found)):  # read once, and nothing written: inf * 0 is NaN; or the products are too large, and all is well
+        for name, array in zip(found._fields, found, strict=True):
             _check_finite(advantage, name, array, rollout)
     return found
 

@@ -127,7 +127,6 @@ def require_whole_episodes(rollout: Rollout, who: str) -> None:
 def _lasts(rollout: Rollout) -> BoolArray:
     """Return where a row's run of steps breaks off [T, N]: no next step, an invalid one, or one that starts another episode."""
     lasts = np.empty_like(rollout.valid)
-    np.logical_not(rollout.valid[1:], out=lasts[:-1])
-    lasts[:-1] |= rollout.starts[1:]
+    np.greater_equal(rollout.starts[1:], rollout.valid[1:], out=lasts[:-1])  # a start, or not valid, in one pass
     lasts[-1:] = True
     return lasts
