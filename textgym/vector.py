@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from .core import (
     ALL_ROWS,
@@ -152,7 +152,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _restart_now(self, ended: IntArray, ends: dict[str, Any]) -> dict[str, Any]:
         """SAME_STEP: keep what the episodes ended with, then begin anew on those rows."""
-        final_obs = _nothing(self.num_envs, object)
+        final_obs = np.empty(self.num_envs, dtype=object)  # of Nones
         final_obs[ended] = np.fromiter(self.core.observe(ended), dtype=object, count=len(ended))
         mask = np.zeros(self.num_envs, dtype=np.bool_)
         mask[ended] = True
@@ -169,7 +169,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
                 infos[key], infos[f"_{key}"] = values, np.ones(self.num_envs, dtype=np.bool_)  # facts are fresh: no need to lay them out anew
                 continue
             if key not in infos:
-                infos[key] = _nothing((self.num_envs, *values.shape[1:]), values.dtype)
+                blank = np.empty if values.dtype == object else np.zeros  # `np.empty` makes None of objects
+                infos[key] = blank((self.num_envs, *values.shape[1:]), dtype=values.dtype)
                 infos[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
             infos[key][rows] = values
             infos[f"_{key}"][rows] = True
@@ -230,8 +231,3 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         else:
             other._streams = Streams.from_seeds([seed + k for k in range(len(index))])
         return other
-
-
-def _nothing(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return what an info holds of rows that it is not about: None for objects, which is what `np.empty` makes of them, otherwise 0."""
-    return np.empty(shape, dtype) if dtype == np.object_ else np.zeros(shape, dtype)
