@@ -24,6 +24,7 @@ from agents.advantages import (
     monte_carlo_returns,
     n_step_returns,
     needs,
+    scan,
     td_errors,
 )
 from agents.advantages.scan import BLOCK
@@ -146,7 +147,7 @@ def test_vine_is_the_error_of_measured_values():
     np.testing.assert_array_equal(estimate(Vine(0.9), rollout).value_targets, masked(rollout, rollout.values))
 
 
-@pytest.mark.parametrize("num_envs", [1, 3, BLOCK // 7])
+@pytest.mark.parametrize("num_envs", [4, 33, BLOCK // 7])
 def test_blocks_do_not_show(num_envs):
     """Long and wide arrays are done in blocks of steps: the recursion, step by step, is the same."""
     rng, num_steps = np.random.default_rng(0), max(20, 3 * BLOCK // num_envs // 2)
@@ -159,9 +160,10 @@ def test_blocks_do_not_show(num_envs):
         ends, future = terminated[t] | truncated[t], np.where(terminated[t], 0, values[t + 1])
         following = expected[t] = rewards[t] + 0.99 * future - values[t] + 0.99 * 0.95 * np.where(ends, 0, following)
         later = returns[t] = rewards[t] + 0.99 * np.where(ends, future, later)
-    np.testing.assert_allclose(gae(rewards, values[:-1], values[1:], terminated, truncated, 0.99, 0.95), expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(monte_carlo_returns(rewards, values[1:], terminated, truncated, 0.99), returns, rtol=1e-9, atol=1e-9)
-    ours = n_step_returns(rewards, values[1:], terminated, truncated, 0.99, 3)
+    ahead = np.where(terminated, NAN, values[1:])
+    np.testing.assert_allclose(gae(rewards, values[:-1], ahead, terminated, truncated, 0.99, 0.95), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(monte_carlo_returns(rewards, ahead, terminated, truncated, 0.99), returns, rtol=1e-9, atol=1e-9)
+    ours = n_step_returns(rewards, ahead, terminated, truncated, 0.99, 3)
     for t in (0, 1, num_steps // 3, num_steps // 2, num_steps - 3, num_steps - 2, num_steps - 1):
         for i in {0, num_envs - 1}:
             total, k = 0.0, t
@@ -172,6 +174,16 @@ def test_blocks_do_not_show(num_envs):
                     break
             total += 0.99 ** (k - t) * (0 if terminated[k - 1, i] else values[k, i])
             assert ours[t, i] == pytest.approx(total, abs=1e-9)
+
+
+@pytest.mark.parametrize("choice", EVERY, ids=str)
+def test_the_size_of_a_block_does_not_show(choice, monkeypatch):
+    rollout = random_rollout(40, 5, seed=8, whole=True)
+    at_once = estimate(choice, rollout)
+    for block in (5, 35):
+        monkeypatch.setattr(scan, "BLOCK", block)
+        for ours, other in zip(estimate(choice, rollout), at_once, strict=True):
+            np.testing.assert_array_equal(ours, other)
 
 
 def test_no_steps_are_no_trouble():
@@ -243,6 +255,23 @@ def test_a_reset_without_an_end_is_a_cut():
 def test_nan_behind_a_terminal_step_does_not_leak(formula):
     assert np.isfinite(formula(LAST)).all()
     assert np.isnan(formula(NO)).any()
+
+
+@pytest.mark.parametrize("behind", [NAN, np.inf, -np.inf])
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(0.0, 0.5), (0.5, 0.0), (0.5, 0.5), (0.5, 1.0)])
+def test_what_stands_behind_a_terminal_step_is_not_even_multiplied(behind, gamma, gae_lambda):
+    ends = np.array([[False], [True], [False], [True]])
+    rewards, values = column(1, 2, 3, 4), column(4, 3, 2, 1)
+    with np.errstate(all="raise"):
+        ours = gae(rewards, values, column(3, behind, 1, behind), ends, np.zeros_like(ends), gamma, gae_lambda)
+    np.testing.assert_array_equal(ours, gae(rewards, values, column(3, 0, 1, 0), ends, np.zeros_like(ends), gamma, gae_lambda))
+    assert np.isfinite(ours).all()
+
+
+def test_a_gamma_of_zero_does_not_look_ahead():
+    with np.errstate(all="raise"):
+        ours = gae(R, V, column(2, NAN, np.inf), NO, NO, 0.0, 0.5)
+    np.testing.assert_array_equal(ours, R - V)
 
 
 def test_nan_behind_a_terminal_step_does_not_leak_into_returns():

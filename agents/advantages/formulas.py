@@ -44,7 +44,7 @@ def lambda_returns(
     rewards, next_values = float64(rewards, next_values)
     seen, carried = gamma * (1.0 - trace_lambda), np.float64(gamma * trace_lambda)
     cut = truncated > terminated  # the one and not the other
-    cut[-1:] = False  # what stands behind the last step is what the critic says of it
+    cut[-1:] = False  # carried on as if it were none: what stands behind the last step is what the critic says
     behind = np.where(terminated[-1:] | (carried == 0.0), 0.0, next_values[-1:]).ravel()
 
     def fill(part: slice, x: FloatArray, carry: FloatArray) -> None:

@@ -12,12 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from .. import choices
 from ..rollout import FloatArray, IntArray, Rollout
 from .estimating import Estimate
-from .normalising import group_deviations, group_standardised
+from .normalising import compared, group_deviations, group_standardised
 from .reading import episodes, groups_of
 
 
@@ -28,8 +26,8 @@ def leave_one_out(returns: FloatArray, groups: IntArray) -> FloatArray:
 
     Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!". Every group must have at least two episodes.
     """
-    _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    return group_deviations(returns, groups) * (sizes / (sizes - 1))[numbers]
+    deviations, numbers, sizes = compared(returns, groups)
+    return deviations * (sizes / (sizes - 1))[numbers]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Advantages brought to one scale, which is a choice of its own beside the estimator; and how good the critic was.
 
-Axis legend: T steps, N environments, M numbers of any groups.
+Axis legend: T steps, N environments, M numbers, P groups.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -42,23 +42,38 @@ def normalise(advantages: FloatArray, valid: BoolArray, how: Normalisation = "ba
         scaled = np.zeros(advantages.shape)
         scaled[valid] = group_standardised(seen, groups[valid], eps)
         return scaled
-    return np.where(valid, (advantages - seen.mean()) / (seen.std() + eps), 0.0)
+    scaled = advantages - seen.mean()
+    scaled /= seen.std() + eps
+    np.copyto(scaled, 0.0, where=~valid)
+    return scaled
 
 
-def group_deviations(x: FloatArray, groups: IntArray) -> FloatArray:
-    """Return x_i - mean of its group [M], in the unit of `x` [M], exactly 0 where a group's numbers are equal.
+class Groups(NamedTuple):
+    """How numbers compare within their groups: P of them, numbered from 0."""
+
+    deviations: FloatArray  # [M] x_i - mean of its group
+    numbers: IntArray  # [M] of which group x_i is
+    sizes: IntArray  # [P]
+
+
+def compared(x: FloatArray, groups: IntArray) -> Groups:
+    """Return x_i - mean of its group [M], in the unit of `x` [M], exactly 0 where a group's numbers are equal; and what the groups are.
 
     They are measured from one of the group first: the mean of equal numbers need not be that number in floating point.
     """
     _, one, numbers, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     offsets = x - x[one][numbers]
-    return offsets - (np.bincount(numbers, offsets) / sizes)[numbers]
+    return Groups(offsets - (np.bincount(numbers, offsets) / sizes)[numbers], numbers, sizes)
+
+
+def group_deviations(x: FloatArray, groups: IntArray) -> FloatArray:
+    """Return x_i - mean of its group [M], in the unit of `x` [M], exactly 0 where a group's numbers are equal."""
+    return compared(x, groups).deviations
 
 
 def group_standardised(x: FloatArray, groups: IntArray, eps: float = 1e-8) -> FloatArray:
     """Return (x_i - mean) / (std + eps) within each group [M], no unit, 0 where a group's numbers are equal."""
-    deviations = group_deviations(x, groups)
-    _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    deviations, numbers, sizes = compared(x, groups)
     return deviations / (np.sqrt(np.bincount(numbers, deviations**2) / sizes) + eps)[numbers]
 
 

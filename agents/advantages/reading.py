@@ -31,13 +31,11 @@ class Episodes(NamedTuple):
     returns: FloatArray  # [E] sum_t gamma^t r_t from the episode's first step, in units of reward
     returns_to_go: FloatArray  # [T, N] sum_{k >= t} gamma^(k-t) r_k, from each step on
     numbers: IntArray  # [T, N] the number of the episode that a step belongs to; of no meaning where not valid
-    firsts: BoolArray  # [T, N] the first steps
+    firsts: IntArray  # [E] where each begins in a flat array [T * N]
 
     def at_starts(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return what an array [T, N] holds at the first step of each episode, [E]."""
-        found = np.empty(len(self.returns), dtype=array.dtype)
-        found[self.numbers[self.firsts]] = array[self.firsts]
-        return found
+        return np.take(array, self.firsts)
 
     def at_steps(self, array: FloatArray) -> FloatArray:
         """Return what an array [E] holds of each episode at each of its steps, [T, N]; of no meaning where not valid."""
@@ -78,13 +76,16 @@ def episodes(rollout: Rollout, gamma: float, who: str) -> Episodes:
     require_whole_episodes(rollout, who)
     p = pieces(rollout)
     returns = monte_carlo_returns(p.rewards, p.next_values, p.terminated, p.truncated, gamma)
-    firsts = rollout.starts & rollout.valid
-    numbers = firsts.astype(np.int64)
+    begins = rollout.starts & rollout.valid
+    numbers = begins.astype(np.int64)
     for before, row in itertools.pairwise(numbers):  # a cumulative sum over time, many times faster than cumsum(axis=0)
         row += before
     numbers += numbers[-1:].cumsum() - numbers[-1:] - 1  # the episodes of the rows before
-    found = Episodes(np.empty(np.count_nonzero(firsts)), returns, np.maximum(numbers, 0, out=numbers), firsts)
-    return found._replace(returns=found.at_starts(returns))
+    np.maximum(numbers, 0, out=numbers)
+    by_time = np.flatnonzero(begins)
+    firsts = np.empty_like(by_time)
+    firsts[np.take(numbers, by_time)] = by_time
+    return Episodes(np.take(returns, firsts), returns, numbers, firsts)
 
 
 def groups_of(rollout: Rollout, found: Episodes, who: str) -> IntArray:
