@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ..output_layer import device_of, layer_of
+from .attention import one_token, takes
 from .checks import check_fits
 from .plain import short_window
 
@@ -93,7 +94,7 @@ class LibraryDecoder:
         config = model.config.get_text_config()  # type: ignore[operator, union-attr]
         if (window := short_window(config, width)) is not None:
             raise ValueError(f"This model attends to {window} tokens at a time, observations hold up to {width}; pass use_cache=False to the policy.")
-        self.model, self.num_slots, self.width = model, num_slots, width
+        self.model, self.num_slots, self.width, self._takes = model, num_slots, width, takes(model)
         self.own: torch.dtype = model.dtype  # type: ignore[assignment]
         self.dtype = dtype or self.own
         self.cache = SlotCache(num_slots, width, config.num_hidden_layers)
@@ -119,7 +120,8 @@ class LibraryDecoder:
         # The one place where every decoder shows its final hidden states at just the kept positions.
         hook = layer_of(self.model).register_forward_pre_hook(lambda module, inputs: self._read.append(inputs[0]))
         try:
-            with torch.autocast(ids.device.type, dtype=self.dtype) if self.dtype != self.own else nullcontext():
+            coarse = torch.autocast(ids.device.type, dtype=self.dtype) if self.dtype != self.own else nullcontext()
+            with coarse, one_token(self.model) if self._takes and ids.shape[1] == 1 else nullcontext():
                 logits: Tensor = self.model(
                     input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=self.cache, use_cache=True, logits_to_keep=keep
                 ).logits
