@@ -80,10 +80,13 @@ class WordTokenizer(Spelled):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the words of `ids`, joined by blanks; EOS is left out."""
-        if len(ids) and not 0 <= min(ids) <= max(ids) < self.vocab_size:
-            raise ValueError(_outside(ids, self.vocab_size))
         words, eos = self.words, self.eos_id  # looked up once a text, not once a word
-        return " ".join([words[i] for i in ids if i != eos])
+        if len(ids) and min(ids) < 0:
+            raise ValueError(_outside(ids, self.vocab_size))
+        try:
+            return " ".join([words[i] for i in ids if i != eos])
+        except IndexError:
+            raise ValueError(_outside(ids, self.vocab_size)) from None
 
     def description(self) -> dict[str, Any]:
         """Return the words, EOS and unk."""
