@@ -24,6 +24,7 @@ from ..output_layer import device_of
 Array = NDArray[Any]
 
 NAME = "textgym_one_token"
+LEAST = 64  # queries of one head: below, PyTorch's fused kernel is called sooner than four functions of NumPy
 UNKNOWN = ("position_bias", "softcap", "cache", "s_aux")  # what some models add to attention and is left to the library
 
 
@@ -39,7 +40,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Return what queries [B, H, Q, D] find in keys and values [B, K, U, D], [B, Q, H, D]; the mask [B, 1, Q, U] is added to scores, or says what is seen."""
     known = not dropout and all(others.get(name) is None for name in UNKNOWN) and (attention_mask is None or attention_mask.shape[1] == 1)
-    if query.shape[2] != 1 or query.dtype not in (torch.float32, torch.float64) or torch.is_grad_enabled() or not known:
+    few = query.shape[0] * query.shape[1] < LEAST
+    if few or query.shape[2] != 1 or query.dtype not in (torch.float32, torch.float64) or torch.is_grad_enabled() or not known:
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
         return found
     by_key = query.unflatten(1, (key.shape[1], -1)).squeeze(3)  # [B, K, H / K, D]
