@@ -15,7 +15,9 @@ from ..rollout import BoolArray, FloatArray, Rollout
 from .estimating import Estimate
 from .formulas import errors
 from .reading import pieces, ratios, where_valid
-from .scan import accumulate, blocks, float64, same_shape, workspace
+from .scan import accumulate, blocks, float64, same_shape, scan, workspace
+
+SHARE = 4  # of a block, for V-trace: glibc gives memory back after each call where more than twice the largest piece is free, and ratios are many
 
 
 def v_trace(
@@ -41,22 +43,22 @@ def v_trace(
     same_shape(rewards, values, next_values, terminated, truncated, ratios)
     rewards, values, next_values, ratios = float64(rewards, values, next_values, ratios)
     advantages, targets = np.empty((2, *rewards.shape))
-    goes_on, carries, after = ~(terminated | truncated), workspace(rewards.shape), np.zeros(rewards.shape[1])
-    for part in reversed(blocks(rewards.shape)):
+    ends, carries, after = terminated | truncated, workspace(rewards.shape, SHARE), np.zeros(rewards.shape[1])
+    for part in reversed(blocks(rewards.shape, SHARE)):
         deltas, excess = advantages[part], targets[part]
         errors(rewards[part], values[part], next_values[part], terminated[part], gamma, deltas)
-        rho = np.minimum(ratios[part], rho_bar)
-        np.multiply(rho, deltas, out=excess)
-        carry = np.minimum(ratios[part], c_bar, out=carries[: len(excess)])
+        carry = carries[: len(excess)]
+        np.multiply(np.minimum(ratios[part], rho_bar, out=carry), deltas, out=excess)
+        np.minimum(ratios[part], c_bar, out=carry)
         carry *= gamma * trace_lambda
-        carry *= goes_on[part]
+        np.copyto(carry, 0.0, where=ends[part])
         first = accumulate(excess, carry, after)
         following = carry  # done with: v_{t+1} - V(s_{t+1}) takes its place
         following[:-1], following[-1] = excess[1:], after
         following *= gamma
-        following *= goes_on[part]
+        np.copyto(following, 0.0, where=ends[part])
         deltas += following
-        deltas *= rho
+        deltas *= np.minimum(ratios[part], rho_bar, out=carry)  # once more: a pass costs less than an array
         after = first.copy()
         excess += values[part]
     return advantages, targets
@@ -82,19 +84,20 @@ def retrace(
     """
     same_shape(rewards, action_values, next_values, terminated, truncated, ratios)
     rewards, action_values, next_values, ratios = float64(rewards, action_values, next_values, ratios)
-    targets = np.empty(rewards.shape)
-    goes_on, carries, after = ~(terminated | truncated), workspace(rewards.shape), np.zeros(rewards.shape[1])
-    for part in reversed(blocks(rewards.shape)):
-        excess, later = targets[part], ratios[1:][part]
+    targets, ends = np.empty(rewards.shape), terminated | truncated
+
+    def fill(part: slice, excess: FloatArray, carry: FloatArray) -> None:
         errors(rewards[part], action_values[part], next_values[part], terminated[part], gamma, excess)
-        carry = carries[: len(excess)]
+        later = ratios[1:][part]
         carry[len(later) :] = 0.0  # behind the last step
         np.minimum(later, 1.0, out=carry[: len(later)])
         carry *= gamma * trace_lambda
-        carry *= goes_on[part]
-        after = accumulate(excess, carry, after).copy()
-        excess += action_values[part]
-    return targets
+        np.copyto(carry, 0.0, where=ends[part])
+
+    def more_than(part: slice) -> None:
+        targets[part] += action_values[part]
+
+    return scan(fill, np.zeros(rewards.shape[1]), targets, more_than)
 
 
 @dataclass(frozen=True)

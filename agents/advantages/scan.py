@@ -17,19 +17,19 @@ from ..rollout import BoolArray, FloatArray, IntArray
 BLOCK = 1 << 17  # numbers of each array that are worked on at a time: 1 MiB, so that five arrays stay in a cache that takes few calls to go through
 
 
-def blocks(shape: tuple[int, ...]) -> list[slice]:
-    """Return slices of the steps of an array [T, N], first to last, of about `BLOCK` numbers each."""
-    height = _height(shape)
+def blocks(shape: tuple[int, ...], share: int = 1) -> list[slice]:
+    """Return slices of the steps of an array [T, N], first to last, of about `BLOCK / share` numbers each."""
+    height = _height(shape, share)
     return [slice(first, min(first + height, shape[0])) for first in range(0, shape[0], height)]
 
 
-def workspace(shape: tuple[int, ...]) -> FloatArray:
-    """Return memory [K, N] for one block of an array [T, N]."""
-    return np.empty((min(shape[0], _height(shape)), shape[1]))
+def workspace(shape: tuple[int, ...], share: int = 1) -> FloatArray:
+    """Return memory [K, N] for one of the `blocks` of an array [T, N]."""
+    return np.empty((min(shape[0], _height(shape, share)), shape[1]))
 
 
-def _height(shape: tuple[int, ...]) -> int:
-    return max(1, BLOCK // max(1, shape[1]))
+def _height(shape: tuple[int, ...], share: int) -> int:
+    return max(1, BLOCK // share // max(1, shape[1]))
 
 
 def scan(
