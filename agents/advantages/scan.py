@@ -1,4 +1,4 @@
-"""Sums that run backwards through time, done in blocks of steps that stay in the processor's cache.
+"""Sums that run backwards through time, done in blocks of steps that stay in a cache of the processor.
 
 Where T x N is large, the time goes into memory and not into arithmetic: a block is read once, worked on in place and left for good.
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..rollout import BoolArray, FloatArray, IntArray
 
-BLOCK = 1 << 17  # numbers of each array that are worked on at a time: 1 MiB, so that five arrays stay in a cache that takes few calls to go through
+BLOCK = 1 << 17  # numbers of each array that are worked on at a time, 1 MiB: five arrays stay in the third level's cache, and there are few calls
 
 
 def blocks(shape: tuple[int, ...], share: int = 1) -> list[slice]:
@@ -54,13 +54,12 @@ def scan(
     return out
 
 
-def accumulate(x: FloatArray, carry: FloatArray, after: FloatArray | None = None) -> FloatArray:
+def accumulate(x: FloatArray, carry: FloatArray, after: FloatArray) -> FloatArray:
     """Write x_t + carry_t x_{t+1} + carry_t carry_{t+1} x_{t+2} + ... over `x` [K, N] and return its first row.
 
-    `after` [N] is the sum that stands at step K: zeros if None. `carry` must be finite, and is written over; 0 does not stop a NaN.
+    `after` [N] is the sum that stands at step K. `carry` must be finite, and is written over; 0 does not stop a NaN.
     """
-    multiply, add = np.multiply, np.add
-    following = np.zeros(x.shape[1]) if after is None else after
+    multiply, add, following = np.multiply, np.add, after
     for row, factor in zip(x[::-1], carry[::-1], strict=True):  # where rows are short, this loop is all of the time
         following = add(row, multiply(factor, following, factor), row)
     return following
