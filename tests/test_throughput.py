@@ -158,7 +158,7 @@ def test_a_worker_that_fails_says_why_and_the_others_are_measured(tmp_path: Path
 def test_the_naive_path_holds_its_logits_more_than_once() -> None:
     shape = replace(MICRO, vocab_size=60_000, positions=80)
     logits = 4 * 79 * shape.vocab_size * 4
-    assert 1.5 * logits < memory.peak("naive", shape, 4, GELU) < 8 * logits
+    assert 1.5 * logits < memory.measured("naive", shape, 4, GELU) < 8 * logits  # in a process that has freed nothing which could serve again
 
 
 def test_the_command_sets_the_allocator_and_writes_what_it_prints(tmp_path: Path) -> None:
