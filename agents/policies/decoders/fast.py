@@ -28,7 +28,7 @@ class Architecture(Protocol):
         """Look the weights up in the modules."""
 
     def hidden(self, ids: Tensor, place: Place) -> Tensor:
-        """Return the last layer's output [B * Q, E] for token ids [B * Q]."""
+        """Return the last layer's output for token ids [B * Q]: [B, E], where Q > 1 that at each row's end."""
 
     def final(self, x: Tensor) -> Tensor:
         """Return what the output layer reads, of the shape of x."""
@@ -55,7 +55,7 @@ class FastDecoder:
             return self._small(ids.numpy(), starts.numpy(), None if new is None else new.numpy(), None if rows is None else rows.numpy(), *ends)
         tokens, place = model.slots.place(ids, starts, new, rows)
         x = model.hidden(tokens, place)
-        hidden = model.final(x if place.last is None else x.index_select(0, place.last))
+        hidden = model.final(x if len(x) == len(ids) or place.last is None else x.index_select(0, place.last))
         return model.head(hidden), hidden
 
     @torch.inference_mode()

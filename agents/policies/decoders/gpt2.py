@@ -73,7 +73,7 @@ class GPT2:
         return Block(before=_norm(layer.ln_1), between=_norm(layer.ln_2), **products)
 
     def hidden(self, ids: Tensor, place: Place) -> Tensor:
-        """Return the last layer's output [B * Q, E] for token ids [B * Q]."""
+        """Do what `Architecture.hidden` promises."""
         slots = self.slots
         lines = slots.lines(self.table, self.moves, place)
         x = self.tokens.index_select(0, ids)
@@ -81,7 +81,10 @@ class GPT2:
         for layer, block in enumerate(self.blocks):
             qkv = block.qkv(block.before(x))
             slots.stores[layer].index_copy_(0, lines, qkv.view(-1, slots.head_size))
-            x += block.out(slots.attend(layer, None if place.num_new == 1 else qkv.narrow(1, 0, self.size), place, self.scale))
+            query = None if place.num_new == 1 else qkv.narrow(1, 0, self.size)
+            if query is not None and layer == len(self.blocks) - 1:
+                place, x, query = slots.at_ends(place, x, query)
+            x += block.out(slots.attend(layer, query, place, self.scale))
             wide = block.up(block.between(x))
             x += block.down(wide if block.up.gelu is not None else F.relu_(wide))
         return x

@@ -91,7 +91,7 @@ class Llama:
         return cos[0].unsqueeze(1), torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1).unsqueeze(1)
 
     def hidden(self, ids: Tensor, place: Place) -> Tensor:
-        """Return the last layer's output [B * Q, E] for token ids [B * Q]."""
+        """Do what `Architecture.hidden` promises."""
         slots, size = self.slots, self.size
         keys = slots.lines(slots.origin, self.moves, place)
         values = keys + slots.num_lines
@@ -103,6 +103,8 @@ class Llama:
             store = slots.stores[layer]
             store.index_copy_(0, keys, key.reshape(-1, size))
             store.index_copy_(0, values, block.v(y).view(-1, size))
+            if place.num_new > 1 and layer == len(self.blocks) - 1:
+                place, x, query = slots.at_ends(place, x, query)
             x += block.out(slots.attend(layer, query, place, self.scale))
             y = block.between(x)
             x += block.down(F.silu(block.gate(y), inplace=True).mul_(block.up(y)))

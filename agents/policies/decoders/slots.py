@@ -68,9 +68,12 @@ class Slots:
                 first, slots = 0, rows.to(device)
         if num_new > 1:
             return ids.reshape(-1), self._many(starts, None if new is None else new.to(device), first, slots, num_new, highest)
-        mask = None if lowest == highest else self.masks.narrow(1, 0, highest + 1).index_select(0, self.width - starts)
-        wide = None if mask is None else mask.unsqueeze(1).expand(-1, self.num_heads, -1).reshape(-1, 1, highest + 1)
-        return ids.view(-1), Place(starts, first, slots, 1, highest + 1, wide, asked)
+        mask = None if lowest == highest else self._mask(starts, highest + 1)
+        return ids.view(-1), Place(starts, first, slots, 1, highest + 1, mask, asked)
+
+    def _mask(self, positions: Tensor, upto: int) -> Tensor:
+        """Return which of the first U = `upto` positions one token a row at `positions` [B] attends to, [B * K, 1, U]."""
+        return self.masks.narrow(1, 0, upto).index_select(0, self.width - positions).unsqueeze(1).expand(-1, self.num_heads, -1).reshape(-1, 1, upto)
 
     def _many(self, starts: Tensor, new: Tensor | None, first: int, slots: Tensor | None, num_new: int, highest: int) -> Place:
         """Place Q > 1 tokens a row; pads behind a row's end write behind it, or to the spare column, and nobody reads that."""
@@ -80,6 +83,16 @@ class Slots:
         mask = None if fresh else self.masks.narrow(1, 0, upto).index_select(0, self.width - positions).view(-1, 1, num_new, upto)
         ends = torch.arange(len(starts), device=starts.device) * num_new + (num_new if new is None else new) - 1
         return Place(positions, first, slots, num_new, upto, mask, ends)
+
+    def at_ends(self, place: Place, x: Tensor, query: Tensor) -> tuple[Place, Tensor, Tensor]:
+        """Return, of Q > 1 tokens a row, where the last ones stand, and their share of x [B * Q, E] and of queries [B * Q, K * G * D].
+
+        It is all that a last layer need say something of, once it has written keys and values of all: half a small model's work on a prompt.
+        """
+        assert place.last is not None
+        positions = place.positions.index_select(0, place.last)
+        ends = Place(positions, place.first, place.slots, 1, place.upto, self._mask(positions, place.upto), None)
+        return ends, x.index_select(0, place.last), query.index_select(0, place.last)
 
     def lines(self, table: Tensor, moves: Tensor, place: Place) -> Tensor:
         """Return the lines [B * Q * X] that tokens are written to: those of position 0, in `table` [N, X], and `moves` [X] further for each position."""

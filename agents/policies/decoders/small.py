@@ -74,6 +74,10 @@ class Small:
         for layer in self.layers:
             qkv = _product(_normed(x, layer.before), layer.qkv).reshape(num_rows, num_new, 3, heads, head_size)
             queries, layer.keys[at], layer.values[at] = qkv.transpose(2, 0, 3, 1, 4)  # [B, H, Q, D] each
+            if num_new > 1 and layer is self.layers[-1]:  # nobody asks what it says of the other tokens
+                ends = np.arange(num_rows), (num_new if new is None else new) - 1
+                x, queries = x.reshape(num_rows, num_new, -1)[ends], queries[ends[0], :, ends[1]][:, :, None]
+                mask = None if mask is None else mask[-1:] if mask.ndim == 2 else mask[ends[0], :, ends[1]][:, :, None]
             scores = np.matmul(queries * self.scale, layer.keys[where, :, : highest + 1].swapaxes(2, 3))  # [B, H, Q, U]
             if mask is not None:
                 scores += mask
@@ -81,8 +85,6 @@ class Small:
             x += _product(found.swapaxes(1, 2).reshape(x.shape), layer.out)
             wide = _product(_normed(x, layer.between), layer.up)
             x += _product(_gelu(wide) if self.active is None else self.active(wide, 0, out=wide), layer.down)
-        if num_new > 1:
-            x = x[np.arange(num_rows) * num_new + (num_new if new is None else new) - 1]
         hidden = _normed(x, self.norm)
         logits = np.dot(hidden, self.head)
         if self.head_bias is not None:
