@@ -180,7 +180,8 @@ class CausalLMPolicy(nn.Module):
         except BaseException:
             state.cache.holder = None  # what was to be read may not have been
             raise
-        return logits[:, : self.vocab_size], self.values_of(hidden), state
+        known = logits if logits.shape[1] == self.vocab_size else logits[:, : self.vocab_size]
+        return known, self.values_of(hidden), state
 
     @torch.inference_mode()
     def fork_state(self, state: Slots | None, rows: NDArray[np.int64]) -> Slots | None:

@@ -150,7 +150,7 @@ class Slots:
         last part returns is of all `rows`, and large keys and values are never cut into rows.
         """
         same = prefixes == self.seen
-        if rows is None and same.all() and self.pending.all():
+        if rows is None and np.count_nonzero(same) == same.size and np.count_nonzero(self.pending) == len(same):
             return [self._grown()]
         grown = same.all(1) & self.pending
         every = self._every if rows is None else rows
@@ -204,7 +204,7 @@ class Slots:
         rows = self._every if rows is None else rows
         ends = self.ends[rows]
         room = ends < self.seen.shape[1]
-        if not room.all():
+        if np.count_nonzero(room) < len(room):
             rows, ends, tokens = rows[room], ends[room], tokens[room]
         self.seen[rows, ends], self.pending[rows] = tokens, True
 

@@ -25,13 +25,22 @@ SCORE = 200  # such multiplications take as long as one score of attention, with
 SLOPE, CUBE = math.sqrt(2 / math.pi), 0.044715  # of GELU's approximation by tanh (Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2)
 
 
+class Scale(NamedTuple):
+    """A layer norm's own weights."""
+
+    weight: Array  # [E]
+    bias: Array  # [E]
+    eps: float
+    mean: Array  # [E] 1 / E everywhere: a product with it is a mean, and sooner called than a sum
+
+
 class Layer(NamedTuple):
     """One layer's weights, keys and values."""
 
-    before: tuple[Array, Array, float]  # weight [E], bias [E], epsilon
+    before: Scale
     qkv: tuple[Array, Array]  # weight [E, 3 E], bias [3 E]
     out: tuple[Array, Array]
-    between: tuple[Array, Array, float]
+    between: Scale
     up: tuple[Array, Array]
     down: tuple[Array, Array]
     keys: Array  # [N, H, W + 1, D]
@@ -112,8 +121,9 @@ def _weights(product: Product) -> tuple[Array, Array]:
     return product.weight.numpy(), product.bias.numpy()
 
 
-def _norm(norm: Norm) -> tuple[Array, Array, float]:
-    return norm.weight.numpy(), norm.bias.numpy(), norm.eps
+def _norm(norm: Norm) -> Scale:
+    weight = norm.weight.numpy()
+    return Scale(weight, norm.bias.numpy(), norm.eps, np.full_like(weight, 1 / len(weight)))
 
 
 def _product(x: Array, weights: tuple[Array, Array]) -> Array:
@@ -122,19 +132,17 @@ def _product(x: Array, weights: tuple[Array, Array]) -> Array:
     return found
 
 
-def _normed(x: Array, norm: tuple[Array, Array, float]) -> Array:
-    """Return the layer norm of x [R, E] or [E]: the call of `numpy.mean` alone would take as long."""
-    weight, bias, eps = norm
-    size = len(weight)
+def _normed(x: Array, norm: Scale) -> Array:
+    """Return the layer norm of x [R, E] or [E]."""
+    size = len(norm.mean)
     if x.ndim == 1:
-        centred: Array = x - np.add.reduce(x) / size
-        centred *= (np.dot(centred, centred) / size + eps) ** -0.5
+        centred: Array = x - np.dot(x, norm.mean)
+        centred *= 1 / math.sqrt(float(np.dot(centred, centred)) / size + norm.eps)
     else:
-        centred = x - np.add.reduce(x, axis=1, keepdims=True) / size
-        spread = np.vecdot(centred, centred)
-        centred *= ((spread / size + eps) ** -0.5)[:, None]
-    centred *= weight
-    centred += bias
+        centred = x - np.dot(x, norm.mean)[:, None]
+        centred *= ((np.vecdot(centred, centred) / size + norm.eps) ** -0.5)[:, None]
+    centred *= norm.weight
+    centred += norm.bias
     return centred
 
 
@@ -147,13 +155,11 @@ def _softmax(scores: Array) -> Array:
 
 
 def _gelu(x: Array) -> Array:
-    """Return x (1 + tanh(SLOPE (x + CUBE x^3))) / 2."""
+    """Return x (1 + tanh u) / 2 for u = SLOPE (x + CUBE x^3), which is x / (1 + exp(-2 u)): a quicker function, and one pass less."""
     wide: Array = x * x
-    wide *= SLOPE * CUBE
-    wide += SLOPE
+    wide *= -2 * SLOPE * CUBE
+    wide -= 2 * SLOPE
     wide *= x
-    np.tanh(wide, out=wide)
+    np.exp(wide, out=wide)
     wide += 1
-    wide *= x
-    wide *= 0.5
-    return wide
+    return np.divide(x, wide, out=wide)
