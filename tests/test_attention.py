@@ -16,7 +16,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from agents.policies import with_lora
 from agents.policies.decoders import decoder_for
-from agents.policies.decoders.attention import LEAST, NAME, attend, takes
+from agents.policies.decoders.attention import LEAST, NAME, attend
+from agents.policies.decoders.generic import LibraryDecoder
 
 B, U, D = 16, 19, 8
 
@@ -77,7 +78,8 @@ def implementations(model: nn.Module, config: Any) -> list[str]:
 def test_a_model_is_told_of_it_only_while_it_decodes(adapted: bool) -> None:
     policy = with_lora(reader(), rank=2, seed=1) if adapted else reader()
     config = policy.model.config
-    named, decoder = implementations(policy.model, config), decoder_for(policy.model, LEAST, WIDTH, fast=False)
+    decoder = decoder_for(policy.model, LEAST, WIDTH, fast=False)
+    named = implementations(policy.model, config)
     ids = torch.randint(V, (LEAST, 5), generator=torch.Generator().manual_seed(0))
     decoder.extend(ids[:, :3], torch.zeros(LEAST, dtype=torch.int64))
     one = decoder.extend(ids[:, 3:4], torch.full((LEAST,), 3))[0]
@@ -94,10 +96,27 @@ def test_a_model_is_told_of_it_only_while_it_decodes(adapted: bool) -> None:
 
 
 def test_whom_it_is_not_for() -> None:
-    """Models that ask for another attention, and those that compare its name with PyTorch's (Falcon)."""
+    """Models that ask for another attention, at whatever time, and those that compare its name with PyTorch's (Falcon)."""
     model: Any = reader("llama").model
-    assert takes(model)
+    decoder = decoder_for(model, LEAST, WIDTH, fast=False)
+    named = implementations(model, model.config)
+    ids, starts = torch.ones(LEAST, 1, dtype=torch.int64), torch.zeros(LEAST, dtype=torch.int64)
+    decoder.extend(ids, starts)
     model.set_attn_implementation("eager")
-    assert not takes(model)
-    falcon = FalconForCausalLM(FalconConfig(**COMMON, hidden_size=SIZES["hidden_size"], num_hidden_layers=1, num_attention_heads=2))
-    assert not takes(falcon)
+    decoder.extend(ids, starts + 1)
+    assert (named, model.config._attn_implementation) == ([NAME, "eager"], "eager")
+    falcon: Any = FalconForCausalLM(FalconConfig(**COMMON, hidden_size=SIZES["hidden_size"], num_hidden_layers=1, num_attention_heads=2))
+    named = implementations(falcon, falcon.config)
+    LibraryDecoder(falcon.eval(), LEAST, WIDTH).extend(ids, starts)
+    assert named == ["sdpa"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_half_precision_by_autocast(kind: str) -> None:
+    """Rotary positions leave queries and keys in single precision, and values in half."""
+    policy = reader(kind).float()
+    decoder = decoder_for(policy.model, LEAST, WIDTH, fast=False, dtype=torch.bfloat16)
+    ids = torch.randint(V, (LEAST, 2), generator=torch.Generator().manual_seed(0))
+    decoder.extend(ids[:, :1], torch.zeros(LEAST, dtype=torch.int64))
+    found = decoder.extend(ids[:, 1:], torch.ones(LEAST, dtype=torch.int64))[0]
+    torch.testing.assert_close(found[:, :V], policy.next_token_logits(ids)[:, 1].detach(), rtol=0, atol=0.4)  # of logits of 2 and more

@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_evaluating import COMMON, PAD, WIDTH, Steps, V, by_hand, check_same, evaluated, ids_read, played, reader
+from peft import PrefixTuningConfig, get_peft_model
+from test_evaluating import COMMON, PAD, SIZES, WIDTH, Steps, V, by_hand, check_same, evaluated, ids_read, played, reader
 from torch import nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
 from agents.policies import CausalLMPolicy, seeded, with_lora
 from agents.policies.beginnings import lends, rests
@@ -38,9 +48,15 @@ def neox() -> CausalLMPolicy:
     return policy.double()
 
 
+def reads(policy: CausalLMPolicy) -> Any:
+    """Collect the shapes of all ids that the model reads from now on; that it has been tried before does not count."""
+    lends(policy.model)
+    return ids_read(policy)
+
+
 def tokens_read(policy: CausalLMPolicy, steps: Steps, masked: bool = True) -> tuple[Any, int, int]:
     """Return what is said of steps, how many ids were read for it and in how many calls."""
-    with ids_read(policy) as shapes:
+    with reads(policy) as shapes:
         found = evaluated(policy, steps, masked)
     return found, sum(rows * width for rows, width in shapes), len(shapes)
 
@@ -64,7 +80,7 @@ def test_a_prompt_is_read_once() -> None:
 def test_texts_that_nobody_shares_a_prompt_with_are_read_whole() -> None:
     policy, steps = reader(), in_groups([16, 16], [5] * EACH)
     steps.observations[:, 3, 7] = 1 + steps.observations[:, 3, 7] % (V - 1)
-    with ids_read(policy) as shapes:
+    with reads(policy) as shapes:
         found = evaluated(policy, steps)
     assert shapes == [(3, 15), (1, 20), (2 * EACH - 1, 5)]
     check_same(policy, found, by_hand(policy, steps, True, 0.7))
@@ -73,7 +89,7 @@ def test_texts_that_nobody_shares_a_prompt_with_are_read_whole() -> None:
 def test_values_of_a_critic_of_its_own() -> None:
     policy, steps = reader(), in_groups()
     expected = evaluated(policy, steps).values
-    with ids_read(policy) as shapes:
+    with reads(policy) as shapes:
         found = policy.evaluate_values(torch.from_numpy(steps.observations))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert shapes[0] == (3, 15)
@@ -95,10 +111,52 @@ def test_what_is_not_worth_it_is_read_whole(steps: Steps) -> None:
     assert (read, calls) == (int((steps.observations[-1] != PAD).sum()), 1)
 
 
+def strangers() -> dict[str, nn.Module]:
+    """Return models behind whose caches other things would be said, each for a reason of its own."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "long_factor": [2.0] * 4, "short_factor": [1.0] * 4, "original_max_position_embeddings": 8}
+    long = LlamaConfig(**COMMON, **SIZES, max_position_embeddings=2 * WIDTH, rope_parameters=rope)
+    neo = GPTNeoConfig(**COMMON, hidden_size=16, num_layers=1, num_heads=2, attention_types=[[["local"], 1]], window_size=4)
+    roberta = RobertaConfig(**COMMON | {"pad_token_id": 1}, **sizes, max_position_embeddings=WIDTH, is_decoder=True)
+    prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with seeded(0):
+        made = {"angles": LlamaForCausalLM(long), "window": GPTNeoForCausalLM(neo), "positions": RobertaForCausalLM(roberta)}
+        return {name: model.eval() for name, model in made.items()} | {"prefix": get_peft_model(reader().model, prefix).eval(), "linear": nn.Linear(2, 2)}
+
+
+@pytest.mark.parametrize("reason", ["angles", "window", "positions", "prefix", "linear"])
+def test_models_that_do_not_lend(reason: str) -> None:
+    assert not lends(strangers()[reason])
+
+
+def test_a_model_that_is_trained_by_hand_does_not_lend() -> None:
+    model = reader().model
+    assert lends(model)
+    model.train()
+    assert not lends(model)
+
+
+def test_nothing_is_kept_for_each_text() -> None:
+    """Keys and values of the beginnings are copied layer by layer, when they are needed; a reading without gradients leaves none."""
+    policy, steps = reader(), in_groups([16, 16], [5] * EACH)
+    caches: list[Any] = []
+    policy.model.register_forward_pre_hook(lambda module, args, inputs: caches.append(inputs.get("past_key_values")), with_kwargs=True)
+    with torch.no_grad():
+        evaluated(policy, steps)
+    assert [layer.keys.shape[0] for layer in caches[-1].layers] == [2, 2]
+
+
+def test_a_few_long_prompts_make_no_long_keys_for_all() -> None:
+    sizes = np.repeat([20, 220], [100, 4])
+    tokens = np.ones((104, 220), np.int64)
+    rows, places = np.nonzero(np.arange(220) == sizes[:, None] - 5)
+    assert rests(tokens, sizes, rows, places).beginnings is None
+    assert rests(tokens[:100], sizes[:100], rows[:100], places[:100]).beginnings is not None
+
+
 def test_models_that_keep_something_else() -> None:
     """Gemma 2 keeps a window of some layers; and whoever says that a model is not to be played over a cache is not doubted here."""
     assert [lends(reader(kind).model) for kind in ("gpt2", "llama", "scaled", "capped")] == [True, True, True, False]
-    assert not lends(nn.Linear(2, 2))
     steps = in_groups([16, 16], [5] * EACH)
     for kind in ("capped", "gpt2"):
         policy = reader(kind)

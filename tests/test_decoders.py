@@ -10,12 +10,23 @@ import pytest
 import torch
 from decoding import NUM_SLOTS, VOCABULARY, WIDTH, Play, worst_of_play
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    OPTConfig,
+    OPTForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
 from agents.policies import seeded
 from agents.policies.common import acted
 from agents.policies.decoders import cache_bytes, decoder_for, matmul, small, why_not_fast
 from agents.policies.decoders.matmul import Product
+from agents.policies.decoders.plain import short_window
 
 MOST = small.MOST
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-6}
@@ -320,3 +331,23 @@ def test_too_large_a_request_is_refused_before_anything_is_allocated():
 def test_a_precision_that_is_not_offered_is_refused():
     with pytest.raises(ValueError, match=r"torch\.float64 computes in that"):
         decoder_for(gpt2(), NUM_SLOTS, WIDTH, dtype=torch.bfloat16)
+
+
+def test_a_model_that_counts_positions_of_its_own_is_refused() -> None:
+    """RoBERTa's begin behind the pad's id, whatever it is told; OPT's too, but it takes what it is told, and is played."""
+    sizes = {"vocab_size": 13, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    roberta = RobertaForCausalLM(RobertaConfig(**sizes, intermediate_size=8, pad_token_id=1, is_decoder=True, initializer_range=0.5)).eval()
+    with pytest.raises(ValueError, match="RobertaForCausalLM cannot be played over a cache of slots: pass use_cache=False"):
+        decoder_for(roberta, 2, 9)
+    opt = OPTForCausalLM(OPTConfig(**sizes, ffn_dim=8, word_embed_proj_dim=8, init_std=0.5)).eval()
+    assert decoder_for(opt, 2, 9).name == "any (library)"
+
+
+def test_a_model_that_fails_over_slots_is_told_of() -> None:
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=13, hidden_size=8, n_layer=1, n_head=2)).eval()
+    with pytest.raises(ValueError, match=r"BloomForCausalLM cannot be played over a cache of slots: pass use_cache=False to the policy. It failed with"):
+        decoder_for(bloom, 2, 9)
+
+
+def test_a_window_of_nothing_is_none() -> None:
+    assert [short_window(MistralConfig(sliding_window=window), 9) for window in (0, 8, 9, None)] == [None, 8, None, None]

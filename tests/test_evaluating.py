@@ -209,6 +209,15 @@ class TestTell:
         found.log_probs.sum().backward()
         assert logits.grad.dtype == torch.bfloat16
 
+    def test_entropies_under_a_callers_autocast(self) -> None:
+        logits, allowed = (
+            torch.randn(2, 5, generator=torch.Generator().manual_seed(0)),
+            Allowed(torch.tensor([[True, False, True, True, False]]), torch.zeros(2).long()),
+        )
+        expected = tell(logits, torch.tensor([0, 3]), allowed, 1.0).entropies
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(tell(logits, torch.tensor([0, 3]), allowed, 1.0).entropies, expected, rtol=0, atol=0.02)
+
     def test_a_mask_that_allows_nothing(self) -> None:
         with pytest.raises(ValueError, match="allows nothing at all"):
             tell(torch.zeros(1, 3), torch.tensor([0]), Allowed(torch.zeros(1, 3, dtype=torch.bool), torch.tensor([0])), 1.0)

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import inspect
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from .output_layer import device_of, forward
+from .output_layer import close, device_of, forward
 from .prefixes import CALL
 
 IntArray = NDArray[np.int64]
 
+WIDER = 1.25  # times as many keys, at most, may be attended to: whoever lends gives each sequence as many as the longest beginning has
 WORTH = 0.9  # of the tokens, at most, must be left to read: keys and values are copied for each sequence, and that takes time as well
 
 
@@ -55,7 +57,7 @@ def rests(tokens: IntArray, sizes: IntArray, rows: IntArray, places: IntArray) -
     _, member, of = np.unique(np.where(starts == 0, -1, of), return_index=True, return_inverse=True)
     begun, left = starts[member], sizes - starts
     longest = int(begun.max())
-    if len(member) * longest + left.sum() + CALL > WORTH * sizes.sum():
+    if len(member) * longest + left.sum() + CALL > WORTH * sizes.sum() or num * longest + left.sum() > WIDER * sizes.sum():
         return Rests(tokens, sizes, np.zeros_like(sizes))
     shared = np.where(np.arange(longest) < begun[:, None], tokens[member, :longest], 0)
     behind = np.take_along_axis(tokens, np.minimum(starts[:, None] + np.arange(left.max()), width - 1), 1)
@@ -63,13 +65,58 @@ def rests(tokens: IntArray, sizes: IntArray, rows: IntArray, places: IntArray) -
 
 
 def lends(model: nn.Module) -> bool:
-    """Return whether what a model keeps of a sequence is keys and values of all its tokens, and it can be told where the next ones stand."""
+    """Return whether rests behind what a model has read once say what whole sequences say: it keeps keys and values of all tokens, and takes positions.
+
+    What can be known of a model is asked, and then it is tried, once for each model.
+    """
+    if model.training or not _may_lend(model):
+        return False
+    if model not in _TRIED:
+        _TRIED[model] = _same(model)
+    return _TRIED[model]
+
+
+_TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def _may_lend(model: nn.Module) -> bool:
     config = getattr(model, "config", None)
     own = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     known = inspect.signature(own.forward).parameters
     if config is None or not {"past_key_values", "position_ids", "attention_mask"} <= known.keys():
         return False
+    if not getattr(own, "_supports_attention_backend", False):  # it makes masks in a way of its own
+        return False
+    if (getattr(config.get_text_config(), "rope_parameters", None) or {}).get("rope_type") in ("dynamic", "longrope"):  # other angles for longer sequences
+        return False
+    adapters = getattr(model, "peft_config", {}).values()
+    if any(one.is_prompt_learning or getattr(one, "alora_invocation_tokens", None) for one in adapters):  # tokens of its own, or a rule for some
+        return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+
+
+@torch.no_grad()
+def _same(model: nn.Module) -> bool:
+    """Compare two whole sequences with their rests behind beginnings of one and two tokens."""
+    whole, starts, of = np.array([[1, 2, 3], [2, 1, 3]]), np.array([1, 2]), np.array([0, 1])
+    lender = Lender(model, Rests(np.array([[2, 3], [3, 0]]), 3 - starts, starts, Beginnings(np.array([[1, 0], [2, 1]]), starts, of)))
+    expected = forward(model, input_ids=torch.from_numpy(whole).to(lender.device), use_cache=False)[0]
+    found = forward(model, **lender.inputs(of, 2))[0]
+    return close(torch.stack([found[0, 0], found[0, 1], found[1, 0]]), torch.stack([expected[0, 1], expected[0, 2], expected[1, 2]]))
+
+
+class _Lent(DynamicLayer):
+    """Beginnings' keys and values [G, heads, P, D] of one layer, for the sequences [B] that go on from them; it keeps nothing of what it is given."""
+
+    def __init__(self, keys: Tensor, values: Tensor, which: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self.which, self.is_initialized = keys, values, which, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Return what the new tokens [B, heads, Q, D] may attend to, [B, heads, P + Q, D]."""
+        told = ((self.keys, key_states), (self.values, value_states))
+        keys, values = (torch.cat([lent.index_select(0, self.which), new], -2) for lent, new in told)
+        return keys, values
 
 
 class Lender:
@@ -89,9 +136,7 @@ class Lender:
         if self.cut.beginnings is None:
             return {"input_ids": ids, "use_cache": False}  # right-padded ids need no mask: under causal attention no token looks to its right
         which, starts = (torch.from_numpy(each[rows]).to(self.device) for each in (self.cut.beginnings.of, self.cut.starts))
-        cache = DynamicCache()
-        for number, (keys, values) in enumerate(self.layers):
-            cache.update(keys.index_select(0, which), values.index_select(0, which), number)
+        cache = Cache(layers=[_Lent(*layer, which) for layer in self.layers])
         begun = torch.arange(self.cut.beginnings.tokens.shape[1], device=self.device) < starts[:, None]
         known = torch.cat([begun, torch.ones_like(ids, dtype=torch.bool)], 1)
         last = int((self.cut.starts + self.cut.sizes)[rows].max()) - 1  # pads may stand behind it, where the model perhaps knows no position

@@ -106,8 +106,9 @@ def readings(sizes: NDArray[np.int64], segment: NDArray[np.int64], place: NDArra
 
 def _prepared(policy: Reader, tokens: NDArray[np.int64], sizes: NDArray[np.int64], asked: Asked) -> tuple[Lender, list[Reading]]:
     """Return what tells what to call the model with for segments [S, W] of `sizes` [S], and how they are read."""
-    shared = policy.use_cache and lends(policy.model)
-    cut = rests(tokens, sizes, asked.segment, asked.place) if shared else Rests(tokens, sizes, np.zeros_like(sizes))
+    cut = rests(tokens, sizes, asked.segment, asked.place) if policy.use_cache else None
+    if cut is None or cut.beginnings is None or not lends(policy.model):
+        cut = Rests(tokens, sizes, np.zeros_like(sizes))
     return Lender(policy.model, cut), readings(cut.sizes, asked.segment, asked.place - cut.starts[asked.segment])
 
 

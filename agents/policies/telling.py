@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from .common import NOTHING_ALLOWED, entropy_of, log_distribution, picked, tempered
 
 BLOCK = 1 << 18  # numbers that are worked on at once: they fit into a processor's cache
+LEAST_LOG = -1e3  # what is less likely has a probability of 0 in double precision; it stays finite where autocast takes it to half
 
 
 class Told(NamedTuple):
@@ -43,7 +44,7 @@ class _Tell(torch.autograd.Function):
             table = torch.log_softmax(scores[part], -1)
             log_probs[part] = picked(table, chosen[part])
             likely = table.exp() if chances is None else torch.exp(table, out=chances[part])
-            entropies[part] = -torch.linalg.vecdot(likely, table.clamp_(min=torch.finfo(table.dtype).min))  # 0 log 0 is 0
+            entropies[part] = -torch.linalg.vecdot(likely, table.clamp_(min=LEAST_LOG))  # 0 log 0 is 0
         if chances is not None:
             ctx.save_for_backward(chances, chosen, entropies)
         return log_probs, entropies

@@ -19,8 +19,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ..output_layer import device_of
-
 Array = NDArray[Any]
 
 NAME = "textgym_one_token"
@@ -40,8 +38,9 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Return what queries [B, H, Q, D] find in keys and values [B, K, U, D], [B, Q, H, D]; the mask [B, 1, Q, U] is added to scores, or says what is seen."""
     known = not dropout and all(others.get(name) is None for name in UNKNOWN) and (attention_mask is None or attention_mask.shape[1] == 1)
-    few = query.shape[0] * query.shape[1] < LEAST
-    if few or query.shape[2] != 1 or query.dtype not in (torch.float32, torch.float64) or torch.is_grad_enabled() or not known:
+    enough = query.shape[2] == 1 and query.shape[0] * query.shape[1] >= LEAST
+    alike = query.dtype == key.dtype == value.dtype in (torch.float32, torch.float64)  # autocast takes some of them to half precision
+    if not (known and enough and alike and query.device.type == "cpu") or torch.is_grad_enabled():
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
         return found
     by_key = query.unflatten(1, (key.shape[1], -1)).squeeze(3)  # [B, K, H / K, D]
@@ -63,22 +62,18 @@ def attended(queries: Array, keys: Array, values: Array, scale: float, mask: Arr
     return found
 
 
-def takes(model: nn.Module) -> bool:
-    """Return whether a model on a CPU looks its attention up by name, and now calls PyTorch's."""
-    config = model.config.get_text_config()  # type: ignore[operator, union-attr]
-    by_name = getattr(model, "_supports_attention_backend", False)
-    return bool(by_name) and config._attn_implementation == "sdpa" and device_of(model).type == "cpu"
-
-
 @contextmanager
 def one_token(model: nn.Module) -> Iterator[None]:
-    """Have a model that `takes` it call `attend` inside."""
+    """Have a model call `attend` inside, if it looks its attention up by name and is told to call PyTorch's."""
     config = model.config.get_text_config()  # type: ignore[operator, union-attr]
-    config._attn_implementation = NAME
+    if not getattr(model, "_supports_attention_backend", False) or config._attn_implementation not in ("sdpa", NAME):
+        yield
+        return
     try:
+        config._attn_implementation = {"": NAME}  # its own, not that of configurations inside
         yield
     finally:
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = {"": "sdpa"}  # and not what stood there: that may be another thread's
 
 
 AttentionInterface.register(NAME, attend)

@@ -10,7 +10,7 @@ from torch import nn
 
 from .contract import Decoder
 from .fast import FastDecoder
-from .generic import LibraryDecoder
+from .generic import LibraryDecoder, check_decodes
 from .gpt2 import GPT2
 from .llama import Llama
 from .plain import LIBRARY, why_not_fast
@@ -23,7 +23,7 @@ def decoder_for(model: nn.Module, num_slots: int, width: int, *, fast: bool = Tr
 
     `dtype` is what large products are computed in: None is the model's own, torch.bfloat16 is quicker and coarser (the quick decoder keeps a copy
     of the weights for it, which `rebind` refreshes). Raises `MemoryError` where it would allocate more than `limit` bytes, or more than is free,
-    and `ValueError` for another `dtype`.
+    and `ValueError` for another `dtype` and for a model that cannot be played over slots.
     """
     own: torch.dtype = model.dtype  # type: ignore[assignment]
     if dtype not in (None, own) and (dtype, own) != (torch.bfloat16, torch.float32):
@@ -37,6 +37,7 @@ def decoder_for(model: nn.Module, num_slots: int, width: int, *, fast: bool = Tr
             "or pass use_cache=False to the policy."
         )
     if not quick:
+        check_decodes(model)
         return LibraryDecoder(model, num_slots, width, dtype)
     coarse = None if dtype == own else dtype
     if LIBRARY[type(model).__name__] == "gpt2":

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from ..output_layer import device_of, layer_of
-from .attention import one_token, takes
+from ..output_layer import close, device_of, forward, layer_of
+from .attention import one_token
 from .checks import check_fits
 from .plain import short_window
 
@@ -85,6 +86,32 @@ class SlotCache(Cache):
         return torch.arange(start, self.upto, device=device)[None]
 
 
+def check_decodes(model: nn.Module) -> None:
+    """Raise `ValueError` where rows that stand apart do not get what the uncached forward says; it is tried once for each model.
+
+    Some models count positions of their own, keep something else than keys and values, or take no mask of four dimensions.
+    """
+    if model in _TRIED:
+        return
+    advice = f"{type(model).__name__} cannot be played over a cache of slots: pass use_cache=False to the policy"
+    ids, starts = torch.tensor([[1, 2], [2, 1]]), torch.tensor([1, 2])
+    decoder = LibraryDecoder(model, 2, 3)
+    try:
+        decoder.extend(ids, torch.zeros(2, dtype=torch.int64), starts)
+        found = decoder.extend(torch.tensor([[2], [3]]), starts)[0]
+        with torch.no_grad():
+            whole = torch.cat([ids, torch.tensor([[0], [3]])], 1).to(device_of(model))
+            expected = forward(model, input_ids=whole, use_cache=False)[0][torch.arange(2), starts.to(whole.device)]
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        raise ValueError(f"{advice}. It failed with {type(error).__name__}: {error}.") from error
+    if not close(found, expected.to(found.dtype)):
+        raise ValueError(f"{advice}. What it says of rows that are not of one length differs from what it says of each alone.")
+    _TRIED.add(model)
+
+
+_TRIED: WeakSet[nn.Module] = WeakSet()
+
+
 class LibraryDecoder:
     """A decoder over the library's forward: any causal model that takes position ids, a 4-D mask and a cache of layers."""
 
@@ -94,7 +121,7 @@ class LibraryDecoder:
         config = model.config.get_text_config()  # type: ignore[operator, union-attr]
         if (window := short_window(config, width)) is not None:
             raise ValueError(f"This model attends to {window} tokens at a time, observations hold up to {width}; pass use_cache=False to the policy.")
-        self.model, self.num_slots, self.width, self._takes = model, num_slots, width, takes(model)
+        self.model, self.num_slots, self.width = model, num_slots, width
         self.own: torch.dtype = model.dtype  # type: ignore[assignment]
         self.dtype = dtype or self.own
         self.cache = SlotCache(num_slots, width, config.num_hidden_layers)
@@ -121,7 +148,7 @@ class LibraryDecoder:
         hook = layer_of(self.model).register_forward_pre_hook(lambda module, inputs: self._read.append(inputs[0]))
         try:
             coarse = torch.autocast(ids.device.type, dtype=self.dtype) if self.dtype != self.own else nullcontext()
-            with coarse, one_token(self.model) if self._takes and ids.shape[1] == 1 else nullcontext():
+            with coarse, one_token(self.model) if ids.shape[1] == 1 and ids.device.type == "cpu" else nullcontext():
                 logits: Tensor = self.model(
                     input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=self.cache, use_cache=True, logits_to_keep=keep
                 ).logits

@@ -40,7 +40,7 @@ def _config(config: Any, architecture: str, width: int) -> str | None:
 def short_window(config: Any, width: int) -> int | None:
     """Return how many tokens a model attends to at a time where that is less than `width`."""
     windows = (getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size"))
-    return min((window for window in windows if isinstance(window, int) and window < width), default=None)
+    return min((window for window in windows if isinstance(window, int) and 0 < window < width), default=None)
 
 
 def _modules(model: nn.Module) -> str | None:
