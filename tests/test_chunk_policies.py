@@ -23,6 +23,7 @@ from agents import ppo
 from agents.advantages import GAE
 from agents.play import begin, check_fit, collect, evaluate, log_probs_under
 from agents.policies import CausalLMPolicy, MLPPolicy, small_gpt2
+from agents.policies.decoders.generic import check_decodes
 from agents.policies.prefixes import agreement, compact, counted_tokens, grown, room_left, segments
 from agents.rollout import Rollout
 from textgym import GymVectorEnv
@@ -161,7 +162,8 @@ def test_the_entropy_of_a_chunk_is_that_of_its_counted_tokens() -> None:
 
 
 def encoded_tokens(policy: CausalLMPolicy) -> list[tuple[int, ...]]:
-    """Return a list that fills with the shapes [B, W] of the ids that the model reads."""
+    """Return a list that fills with the shapes [B, W] of the ids that the model reads; that it is tried once, before, does not count."""
+    check_decodes(policy.model)
     shapes: list[tuple[int, ...]] = []
 
     def keep(module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
