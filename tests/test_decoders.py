@@ -351,3 +351,8 @@ def test_a_model_that_fails_over_slots_is_told_of() -> None:
 
 def test_a_window_of_nothing_is_none() -> None:
     assert [short_window(MistralConfig(sliding_window=window), 9) for window in (0, 8, 9, None)] == [None, 8, None, None]
+
+
+def test_a_model_of_two_ids_is_tried_with_those():
+    model = gpt2(vocab_size=2)
+    assert decoder_for(model, 2, 9, fast=False).name == "any (library)"

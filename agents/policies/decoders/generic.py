@@ -94,14 +94,15 @@ def check_decodes(model: nn.Module) -> None:
     if model in _TRIED:
         return
     advice = f"{type(model).__name__} cannot be played over a cache of slots: pass use_cache=False to the policy"
-    ids, starts = torch.tensor([[1, 2], [2, 1]]), torch.tensor([1, 2])
+    num_ids = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    ids, starts, both = torch.tensor([[1, 2, 0], [2, 1, 3]]) % num_ids, torch.tensor([1, 2]), torch.arange(2)
     decoder = LibraryDecoder(model, 2, 3)
     try:
-        decoder.extend(ids, torch.zeros(2, dtype=torch.int64), starts)
-        found = decoder.extend(torch.tensor([[2], [3]]), starts)[0]
+        decoder.extend(ids[:, :2], torch.zeros(2, dtype=torch.int64), starts)
+        found = decoder.extend(ids[both, starts][:, None], starts)[0]
         with torch.no_grad():
-            whole = torch.cat([ids, torch.tensor([[0], [3]])], 1).to(device_of(model))
-            expected = forward(model, input_ids=whole, use_cache=False)[0][torch.arange(2), starts.to(whole.device)]
+            logits = forward(model, input_ids=ids.to(device_of(model)), use_cache=False)[0]
+        expected = logits[both, starts.to(logits.device)]
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
         raise ValueError(f"{advice}. It failed with {type(error).__name__}: {error}.") from error
     if not close(found, expected.to(found.dtype)):
