@@ -14,6 +14,7 @@ from peft import PrefixTuningConfig, get_peft_model
 from test_evaluating import COMMON, PAD, SIZES, WIDTH, Steps, V, by_hand, check_same, evaluated, ids_read, played, reader
 from torch import nn
 from transformers import (
+    GPT2LMHeadModel,
     GPTNeoConfig,
     GPTNeoForCausalLM,
     GPTNeoXConfig,
@@ -122,6 +123,27 @@ def strangers() -> dict[str, nn.Module]:
     with seeded(0):
         made = {"angles": LlamaForCausalLM(long), "window": GPTNeoForCausalLM(neo), "positions": RobertaForCausalLM(roberta)}
         return {name: model.eval() for name, model in made.items()} | {"prefix": get_peft_model(reader().model, prefix).eval(), "linear": nn.Linear(2, 2)}
+
+
+class NoPast(GPT2LMHeadModel):
+    """A GPT-2 that reads whole sequences only."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, past_key_values: Any = None, **others: Any) -> Any:  # type: ignore[override]
+        if past_key_values is not None:
+            raise RuntimeError("no past, please")
+        return super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, **others)
+
+
+def test_a_model_that_fails_behind_a_beginning_reads_whole_texts() -> None:
+    policy, steps = reader(), in_groups([16, 16], [5] * EACH)
+    expected = evaluated(policy, steps)
+    model = NoPast(policy.model.config).double()
+    model.load_state_dict(policy.model.state_dict())
+    policy.model = model.eval()
+    assert not lends(policy.model)
+    found, read, calls = tokens_read(policy, steps)
+    assert (read, calls) == (2 * EACH * 20, 1)
+    torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("reason", ["angles", "window", "positions", "prefix", "linear"])
