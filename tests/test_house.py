@@ -260,3 +260,10 @@ sys.exit(f"loaded {sorted(heavy)}" if heavy else 0)
 def test_making_an_environment_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_policies_loads_none_of_the_librarys_models():
+    """They take as long as all the rest, and most commands need none, or only later."""
+    code = "import sys, agents.policies; sys.exit('transformers.modeling_utils' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

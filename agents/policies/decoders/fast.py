@@ -55,6 +55,7 @@ class FastDecoder:
             return self._small(ids.numpy(), starts.numpy(), None if new is None else new.numpy(), None if rows is None else rows.numpy(), *ends)
         tokens, place = model.slots.place(ids, starts, new, rows)
         x = model.hidden(tokens, place)
+        # There are more rows than were asked for where slots between them were computed, too.
         hidden = model.final(x if len(x) == len(ids) or place.last is None else x.index_select(0, place.last))
         return model.head(hidden), hidden
 
