@@ -264,6 +264,7 @@ def test_making_an_environment_loads_no_torch():
 
 def test_importing_the_policies_loads_none_of_the_librarys_models():
     """They take as long as all the rest, and most commands need none, or only later."""
+    pytest.importorskip("torch")
     code = "import sys, agents.policies; sys.exit('transformers.modeling_utils' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
