@@ -15,8 +15,8 @@ from transformers import FalconConfig, FalconForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from agents.policies import with_lora
+from agents.policies.attention import LEAST, NAME, attend
 from agents.policies.decoders import decoder_for
-from agents.policies.decoders.attention import LEAST, NAME, attend
 from agents.policies.decoders.generic import LibraryDecoder
 
 B, U, D = 16, 19, 8

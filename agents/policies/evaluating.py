@@ -1,25 +1,26 @@
 """What the present weights of a decoder say about tokens that were played: one reading of each episode segment.
 
 The last prefix of a segment, with its chunk behind it, holds all earlier ones, and token j of action t stands j tokens behind the end of
-prefix t. Where observations do not extend one another every step is a segment of its own. Segments of like length are read together, what they
+prefix t. Where observations do not extend one another every step is a segment of its own. Segments are read behind one another in one call, what they
 begin with in common once, and the output layer reads only where a token was chosen.
 Axis legend: T steps, B rows, C tokens of a chunk, L observation columns, S segments, W compacted tokens, M tokens that count, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .beginnings import Lender, Rests, lends, rests
+from .beginnings import Rests, rests
 from .common import Evaluated, log_distribution
 from .output_layer import device_of, hidden_at, is_alone, layer_of, logits_at
-from .prefixes import alike, compact, counted_tokens, grown, repeated, room_left, segments, unmoved
+from .packing import Stream, calling, packs, streams
+from .prefixes import compact, counted_tokens, grown, repeated, room_left, segments, unmoved
 from .telling import Allowed, tell, tell_by_parts
 
 HELD = 1 << 24  # logits that may wait for the backward pass; where there are more of them, and the output layer stands alone, they are made twice
@@ -67,9 +68,9 @@ def evaluate_segments(policy: Reader, prefixes: NDArray[np.int64], actions: NDAr
     t, b, j = np.nonzero(counted & ~again[..., None])
     asked = Asked(segment[t, b], lengths[t, b] - 1 + j, chunks[t, b, j], t * shape[1] + b, j)
     tokens, sizes = compact(longer.reshape(-1, prefixes.shape[-1])[last], pad)
-    lender, read = _prepared(policy, tokens, sizes, asked)
-    told = [_read(policy, lender.inputs(one.rows, one.width), one, asked, masks, temperature) for one in read]
-    which = np.concatenate([one.which for one in read])
+    read = _streams(policy, tokens, sizes, asked)
+    told = [_read(policy, stream, asked, masks, temperature) for stream in read]
+    which = np.concatenate([stream.which for stream in read])
     steps, first = asked.step[which], asked.order[which] == 0
     computed = np.maximum.accumulate(np.where(again, 0, np.arange(shape[0])[:, None]))  # [T, B] the step that each repeats
 
@@ -82,46 +83,25 @@ def evaluate_segments(policy: Reader, prefixes: NDArray[np.int64], actions: NDAr
     return Evaluated(by_step(log_probs, steps), by_step(values, steps[first]), by_step(entropies, steps))
 
 
-class Reading(NamedTuple):
-    """Segments of like length that are read together."""
-
-    rows: NDArray[np.int64]  # [S] of the segments
-    width: int  # W
-    which: NDArray[np.int64]  # [M] which chosen tokens stand in them
-    where: NDArray[np.int64]  # [M] row * W + place
+def _streams(policy: Reader, tokens: NDArray[np.int64], sizes: NDArray[np.int64], asked: Asked) -> list[Stream]:
+    """Return what to call the model with for segments [S, W] of `sizes` [S]."""
+    together = policy.use_cache and packs(policy.model)
+    cut = rests(tokens, sizes, asked.segment, asked.place) if together else Rests(tokens, sizes, np.zeros_like(sizes))
+    return [*streams(cut, asked.segment, asked.place, device_of(policy.model), together=together)]
 
 
-def readings(sizes: NDArray[np.int64], segment: NDArray[np.int64], place: NDArray[np.int64]) -> list[Reading]:
-    """Return how segments of `sizes` [S] are read, and where chosen tokens, of segments and places [M], are then found."""
-    found: list[Reading] = []
-    row = np.empty_like(sizes)
-    for rows in alike(sizes):
-        row[:] = -1
-        row[rows] = np.arange(len(rows))
-        which = np.flatnonzero(row[segment] >= 0)
-        width = int(sizes[rows].max())
-        found.append(Reading(rows, width, which, row[segment[which]] * width + place[which]))
-    return found
-
-
-def _prepared(policy: Reader, tokens: NDArray[np.int64], sizes: NDArray[np.int64], asked: Asked) -> tuple[Lender, list[Reading]]:
-    """Return what tells what to call the model with for segments [S, W] of `sizes` [S], and how they are read."""
-    cut = rests(tokens, sizes, asked.segment, asked.place) if policy.use_cache else None
-    if cut is None or cut.beginnings is None or not lends(policy.model):
-        cut = Rests(tokens, sizes, np.zeros_like(sizes))
-    return Lender(policy.model, cut), readings(cut.sizes, asked.segment, asked.place - cut.starts[asked.segment])
-
-
-def _read(policy: Reader, inputs: Mapping[str, Any], reading: Reading, asked: Asked, masks: Tensor | None, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log-probabilities and entropies [M] of the chosen tokens of a reading, and values of the states in which chunks of them begin."""
-    layer, which, device = layer_of(policy.model), reading.which, device_of(policy.model)
-    where, chosen = _there(reading.where, device), _there(asked.token[which], device)
+def _read(policy: Reader, stream: Stream, asked: Asked, masks: Tensor | None, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probabilities and entropies [M] of the chosen tokens of a stream, and values of the states in which chunks of them begin."""
+    layer, which, device = layer_of(policy.model), stream.which, device_of(policy.model)
+    where, chosen = _there(stream.where, device), _there(asked.token[which], device)
     allowed = None if masks is None else Allowed(masks, torch.from_numpy(asked.step[which] * policy.chunk + asked.order[which]))
     if len(asked.token) * policy.vocab_size > HELD and is_alone(policy.model, chosen[:1, None]):
-        hidden = hidden_at(policy.model, inputs, where)
+        with calling(policy.model, stream):
+            hidden = hidden_at(policy.model, stream.inputs, where)
         told = tell_by_parts(lambda states: layer(states)[..., : policy.vocab_size], hidden, chosen, allowed, temperature, HELD // policy.vocab_size)
     else:
-        logits, hidden = logits_at(policy.model, inputs, where)
+        with calling(policy.model, stream):
+            logits, hidden = logits_at(policy.model, stream.inputs, where)
         told = tell(logits[..., : policy.vocab_size], chosen, allowed, temperature)
     first = asked.order[which] == 0
     return (*told, policy.values_of(hidden if first.all() else hidden[_there(np.flatnonzero(first), hidden.device)]))
@@ -135,11 +115,12 @@ def segment_values(policy: Reader, prefixes: NDArray[np.int64]) -> Tensor:
     nothing, steps = np.zeros(lengths.size, np.int64), np.arange(lengths.size)
     asked = Asked(segment.reshape(-1), lengths.reshape(-1) - 1, nothing, steps, nothing)
     device, values = device_of(policy.model), []
-    lender, read = _prepared(policy, tokens, sizes, asked)
-    for one in read:
-        values.append(policy.values_of(hidden_at(policy.model, lender.inputs(one.rows, one.width), _there(one.where, device))))
+    read = _streams(policy, tokens, sizes, asked)
+    for stream in read:
+        with calling(policy.model, stream):
+            values.append(policy.values_of(hidden_at(policy.model, stream.inputs, _there(stream.where, device))))
     flat = torch.cat(values)
-    return flat.new_zeros(lengths.size).index_add(0, _there(np.concatenate([one.which for one in read]), device), flat).view(shape)
+    return flat.new_zeros(lengths.size).index_add(0, _there(np.concatenate([stream.which for stream in read]), device), flat).view(shape)
 
 
 def _there(index: NDArray[np.int64], device: torch.device) -> Tensor:

@@ -121,9 +121,9 @@ class LibraryDecoder:
         config = model.config.get_text_config()  # type: ignore[operator, union-attr]
         if (window := short_window(config, width)) is not None:
             raise ValueError(f"This model attends to {window} tokens at a time, observations hold up to {width}; pass use_cache=False to the policy.")
-        from .attention import one_token  # the library's models come with it: two seconds, which whoever has one has spent
+        from ..attention import attending  # the library's models come with it: two seconds, which whoever has one has spent
 
-        self.model, self.num_slots, self.width, self._one_token = model, num_slots, width, one_token
+        self.model, self.num_slots, self.width, self._attending = model, num_slots, width, attending
         self.own: torch.dtype = model.dtype  # type: ignore[assignment]
         self.dtype = dtype or self.own
         self.cache = SlotCache(num_slots, width, config.num_hidden_layers)
@@ -150,7 +150,7 @@ class LibraryDecoder:
         hook = layer_of(self.model).register_forward_pre_hook(lambda module, inputs: self._read.append(inputs[0]))
         try:
             coarse = torch.autocast(ids.device.type, dtype=self.dtype) if self.dtype != self.own else nullcontext()
-            with coarse, self._one_token(self.model) if ids.shape[1] == 1 and ids.device.type == "cpu" else nullcontext():
+            with coarse, self._attending(self.model) if ids.shape[1] == 1 and ids.device.type == "cpu" else nullcontext():
                 logits: Tensor = self.model(
                     input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=self.cache, use_cache=True, logits_to_keep=keep
                 ).logits
