@@ -185,6 +185,14 @@ def test_a_local_model_and_tokenizer_in_place_of_the_built_ones(tmp_path: Path, 
     assert not (tmp_path / "no").exists(), "a run folder was left behind by a job that could not begin"
 
 
+def test_a_model_in_half_precision_is_trained_in_float32(tmp_path: Path) -> None:
+    small_gpt2(200, 32, width=16, layers=1, heads=2).model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    outcome = train(tiny(tmp_path / "run", model=Model(model=tmp_path / "model")))
+    assert outcome is not None
+    assert {weight.dtype for weight in outcome.policy.parameters()} == {torch.float32}
+    assert outcome.run.history[0]["ratio_error"] < 1e-4
+
+
 def test_choices_go_through_json() -> None:
     job = PPOText(Job(text=Text(scorer="length"), seed=3), ppo.Config(advantage=NStep(gamma=0.9, n=3), kl=FixedKL(0.1)))
     data = json.loads(json.dumps(to_json(job)))

@@ -85,11 +85,15 @@ def taken_up(folder: Path) -> bool:
 
 
 def language_model(size: Model, seed: int, material: Material) -> CausalLMPolicy:
-    """Return the language model that a job starts from: that in a folder, or a small one with weights drawn from `seed`."""
+    """Return the language model that a job starts from: that in a folder, or a small one with weights drawn from `seed`.
+
+    Weights that were saved in half precision become float32: most of an optimiser's steps are too small for half precision, and would be lost.
+    """
     vocab_size, eos_id = material.tokenizer.vocab_size, material.tokenizer.eos_id
     if size.model is not None:
         with seeded(seed):
-            policy = CausalLMPolicy(load_model(size.model), vocab_size)
+            model = load_model(size.model)
+            policy = CausalLMPolicy(model.float() if next(model.parameters()).dtype.itemsize < 4 else model, vocab_size)
     else:
         policy = small_gpt2(vocab_size, material.num_positions, eos_id=eos_id, width=size.width, layers=size.layers, heads=size.heads, seed=seed)
     return prepared(policy, size, material)
