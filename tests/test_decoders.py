@@ -15,6 +15,8 @@ from transformers import (
     BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     OPTConfig,
     OPTForCausalLM,
@@ -347,6 +349,12 @@ def test_a_model_that_fails_over_slots_is_told_of() -> None:
     bloom = BloomForCausalLM(BloomConfig(vocab_size=13, hidden_size=8, n_layer=1, n_head=2)).eval()
     with pytest.raises(ValueError, match=r"BloomForCausalLM cannot be played over a cache of slots: pass use_cache=False to the policy. It failed with"):
         decoder_for(bloom, 2, 9)
+
+
+def test_a_model_without_heads_is_told_of() -> None:
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=13, hidden_size=8, num_hidden_layers=1, state_size=2)).eval()
+    with pytest.raises(ValueError, match=r"MambaForCausalLM keeps no keys and values of heads.*use_cache=False"):
+        decoder_for(mamba, 2, 9)
 
 
 def test_a_window_of_nothing_is_none() -> None:

@@ -52,6 +52,8 @@ def cache_bytes(model: nn.Module, num_slots: int, width: int, dtype: torch.dtype
 
 def _bytes(model: nn.Module, num_slots: int, width: int, dtype: torch.dtype | None, quick: bool) -> int:
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    if not hasattr(config, "num_attention_heads"):
+        raise ValueError(f"{type(model).__name__} keeps no keys and values of heads, so it cannot be played over slots: pass use_cache=False to the policy.")
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     own: torch.dtype = model.dtype  # type: ignore[assignment]
