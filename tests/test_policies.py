@@ -372,6 +372,14 @@ class TestModels:
         with pytest.raises(ValueError, match="positions"):
             policy.evaluate(torch.from_numpy(observations)[None], torch.zeros(1, 2, dtype=torch.int64))
 
+    def test_more_columns_than_one_set_of_angles_is_for(self) -> None:
+        rope = {"rope_type": "longrope", "rope_theta": 1e4, "long_factor": [3.0] * 2, "short_factor": [1.0] * 2, "original_max_position_embeddings": WIDTH - 1}
+        policy = CausalLMPolicy(LlamaForCausalLM(LlamaConfig(vocab_size=V + SPARE, rope_parameters=rope, **GROUPED, **LOOSE)), V)
+        observations = np.ones((2, WIDTH), np.int64)
+        with pytest.raises(ValueError, match=f"up to {WIDTH} tokens, and beyond {WIDTH - 1} this model turns all positions by other angles"):
+            policy.act(observations, None, np.ones(2, np.bool_), np.random.default_rng(0))
+        policy.evaluate(torch.from_numpy(observations[:, 1:])[None], torch.zeros(1, 2, dtype=torch.int64))
+
     def test_dropout_is_off_whatever_is_asked_for(self) -> None:
         with seeded(0):
             policy = CausalLMPolicy(gpt2(WIDTH, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5), V)

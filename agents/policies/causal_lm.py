@@ -263,10 +263,15 @@ class CausalLMPolicy(nn.Module):
         return self.value_head.weight.device
 
     def check_width(self, width: int) -> None:
-        """Raise `ValueError` if the model knows fewer positions than `width`."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        """Raise `ValueError` if the model knows fewer positions than `width`, or has other angles for all of them in texts as long as that."""
+        limit, rope = getattr(self.model.config, "max_position_embeddings", None), getattr(self.model.config, "rope_parameters", None) or {}
         if isinstance(limit, int) and width > limit:
             raise ValueError(f"Observations hold up to {width} tokens, the model knows {limit} positions: use a shorter budget or a longer model.")
+        if rope.get("rope_type") == "longrope" and width > rope["original_max_position_embeddings"]:
+            raise ValueError(
+                f"Observations hold up to {width} tokens, and beyond {rope['original_max_position_embeddings']} this model turns all positions by other angles "
+                "(longrope): what it says of a token would depend on how long the texts beside it are. Use a shorter budget."
+            )
 
     def forward_tokens(self, ids: Tensor, keep: int, **inputs: Any) -> tuple[Tensor, Tensor]:
         """Return logits [B, K, V] and hidden states [B, K, H] of the last `keep` positions.
@@ -315,7 +320,8 @@ class CausalLMPolicy(nn.Module):
         """Return the policy that `save` wrote; any local folder of a causal `transformers` model works too, with a new value head.
 
         Such a folder does not know the tokenizer: then `vocab_size` must be given. How weights are played is no part of a folder:
-        `chunk` and `stop_ids` are those of the constructor.
+        `chunk` and `stop_ids` are those of the constructor. Weights keep the precision that they were saved in: call `float()` on a policy in half
+        precision before it is trained, which loses most of the optimiser's small steps otherwise.
         """
         head = Path(folder) / VALUE_HEAD
         if vocab_size is None:
