@@ -206,7 +206,8 @@ def test_many_tokens_are_several_calls(shared: bool, monkeypatch: pytest.MonkeyP
     check_same(policy, found, by_hand(policy, steps, True, 0.7), 1e-10)
 
 
-def test_what_pays_attention_in_a_way_of_its_own_reads_rows() -> None:
+def test_what_pays_attention_in_a_way_of_its_own_reads_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefixes, "CALL", 0)
     policy, steps = reader(), played(RAGGED, [3] * len(RAGGED))
     expected = evaluated(policy, steps)
     policy.model.set_attn_implementation("eager")
@@ -229,8 +230,9 @@ def test_half_precision_by_autocast() -> None:
         torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=0, atol=0.3)
 
 
-def test_whoever_leaves_first_turns_it_off_for_nobody() -> None:
+def test_whoever_leaves_first_turns_it_off_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads may each have a model of one configuration: while one of them is read, the other may begin to decode, and end."""
+    monkeypatch.setattr(prefixes, "CALL", 0)
     policy, steps = reader(), played(RAGGED, [3] * len(RAGGED))
     expected = evaluated(policy, steps)
     other = type(policy.model)(policy.model.config).eval()
