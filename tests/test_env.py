@@ -49,6 +49,11 @@ class TestEveryId:
         assert data_equivalence(first, second, exact=True)
         assert not data_equivalence(first, other, exact=True)
 
+    def test_reset_refuses_options_that_it_does_not_know(self, id: str) -> None:
+        for env in (gym.make(id), gym.make_vec(id, num_envs=2)):
+            with pytest.raises(ValueError, match="holds 'promt', but this task (knows '(prompt|map)'|has none)"):
+                env.reset(options={"promt": 0})
+
     def test_survives_pickling_in_mid_episode(self, id: str) -> None:
         env = gym.make(id).unwrapped
         env.reset(seed=1)

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from numpy.typing import NDArray
 
-from ..core import ALL_ROWS, BoolArray, FloatArray, IntArray, Rows, Step, Streams
+from ..core import ALL_ROWS, BoolArray, FloatArray, IntArray, Rows, Step, Streams, refuse_unknown
 from ..task import Completions, Prefixes, Task
 from .answers import answers_of, draws_lots, hand_over_table
 from .encoding import checked_ids, cumulative_weights, encoded
@@ -72,6 +72,7 @@ class TextCore:
 
     def start(self, rows: IntArray, streams: Streams, options: Mapping[str, Any]) -> None:
         """Put a prompt on each row: a random one, or the one that `options["prompt"]` (an index, or [N] of them) names."""
+        refuse_unknown(options, "prompt")
         index = self._drawn(rows, streams) if options.get("prompt") is None else self._chosen(options["prompt"])[rows]
         self._tokens[rows] = self._pad
         self._tokens[rows, : self.task.max_prompt_tokens] = self._prompts.tokens.take(index, axis=0)

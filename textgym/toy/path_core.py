@@ -18,7 +18,7 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from ..core import BoolArray, FloatArray, IntArray, Rows, Step, Streams
+from ..core import BoolArray, FloatArray, IntArray, Rows, Step, Streams, refuse_unknown
 from .maps import Maps
 from .path_drawing import draw, spell
 from .path_tables import Draws, Tables
@@ -87,6 +87,7 @@ class PathCore:
 
     def start(self, rows: IntArray, streams: Streams, options: Mapping[str, Any]) -> None:
         """Put each row on a map: a random one, or the one that `options["map"]` (an index, or [N] of them) names; draw what the map leaves open."""
+        refuse_unknown(options, "map")
         maps, size, chosen = self.task.maps, self._tables.size, options.get("map")
         if chosen is not None:
             index = chosen_maps(chosen, self.num_rows, len(maps))[rows]

@@ -21,7 +21,7 @@ import numpy as np
 from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
-from ..core import FloatArray, IntArray, Rows, Step, Streams
+from ..core import FloatArray, IntArray, Rows, Step, Streams, refuse_unknown
 from .noise import normal_quantile
 
 Table = dict[int, dict[int, list[tuple[float, int, float, bool]]]]  # Gymnasium's: {state: {action: [(probability, next state, reward, terminated)]}}
@@ -85,6 +85,7 @@ class TwoState:
 
     def start(self, rows: IntArray, streams: Streams, options: Mapping[str, Any]) -> None:
         """Put each row into a state drawn from `start`; there are no reset options."""
+        refuse_unknown(options)
         self._states[rows] = streams.uniform(rows) >= self.start_probs[0]
         self._steps[rows] = 0
         self._rich_steps[rows] = 0
