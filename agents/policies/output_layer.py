@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .products import quick_products
+from .products import quick_operations
 
 Choose = Callable[[Tensor], Tensor]  # from the hidden states that the output layer would read to those that it shall read
 
@@ -32,7 +32,7 @@ def forward(model: nn.Module, choose: Choose | None = None, **inputs: Any) -> tu
     layer = layer_of(model)
     hook = layer.register_forward_pre_hook(keep)  # the one place where every decoder shows its final hidden states
     try:
-        with quick_products(layer.weight):  # type: ignore[arg-type]
+        with quick_operations(layer.weight):  # type: ignore[arg-type]
             logits: Tensor = model(**inputs).logits
     finally:
         hook.remove()

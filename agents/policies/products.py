@@ -1,4 +1,4 @@
-"""Quicker products for training: what a model multiplies by its weights is taken to oneDNN, forward and backward.
+"""Quicker operations for training: what a model multiplies by its weights is taken to oneDNN, forward and backward, and its GELU to a quicker function.
 
 PyTorch takes float32 products to the BLAS that it was built with (MKL), which on processors of other makers reaches half of what oneDNN does
 (see `decoders.matmul`, which does the same for acting). Nothing of a model is changed: its calls are met on their way.
@@ -17,16 +17,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from .gelu import gelu
 from .onednn import ONEDNN_ROWS, ONEDNN_WORK, has_onednn
 
+GELU_LEAST = 1 << 13  # numbers: for fewer, PyTorch's one kernel is called sooner than four
 
-def quick_products(weight: Tensor) -> AbstractContextManager[Any]:
+
+def quick_operations(weight: Tensor) -> AbstractContextManager[Any]:
     """Return a context in which a model whose weights are like `weight` multiplies by oneDNN; where that is not at hand, nothing changes."""
-    return _Products() if has_onednn(weight, None) else nullcontext()
+    return _Operations() if has_onednn(weight, None) else nullcontext()
 
 
-class _Products(TorchFunctionMode):
-    """Meets `F.linear` and `torch.addmm` (of the library's `Conv1D`); all else passes by."""
+class _Operations(TorchFunctionMode):
+    """Meets `F.linear`, `torch.addmm` (of the library's `Conv1D`) and `F.gelu`; all else passes by."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         if func is F.linear and not kwargs and 2 <= len(args) <= 3:
@@ -38,6 +41,8 @@ class _Products(TorchFunctionMode):
             bias, x, weight = args
             if bias.shape == weight.shape[1:] and _worth_it(x, weight):
                 return _Product.apply(x, weight.t(), bias)
+        elif func is F.gelu and kwargs == {"approximate": "tanh"} and len(args) == 1 and _is_much(args[0]):
+            return gelu(args[0])
         return func(*args, **(kwargs or {}))
 
 
@@ -45,6 +50,10 @@ def _worth_it(x: Tensor, weight: Tensor) -> bool:
     rows = x.numel() // max(1, x.shape[-1])
     plain = x.dtype == weight.dtype == torch.float32 and weight.dim() == 2 and x.device.type == weight.device.type == "cpu"
     return plain and rows >= ONEDNN_ROWS and rows * weight.numel() >= ONEDNN_WORK and not torch.is_autocast_enabled("cpu")
+
+
+def _is_much(x: Tensor) -> bool:
+    return x.numel() >= GELU_LEAST and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 class _Product(torch.autograd.Function):

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..gelu import CUBE, SLOPE
 from .gpt2 import GPT2, Block, Norm
 from .matmul import Product
 
@@ -22,7 +23,6 @@ Array = NDArray[Any]
 LARGEST = 1 << 23  # weights that are read for a token: beyond, arithmetic takes so long that calls do not matter
 MOST = 1 << 26  # weights that are multiplied by in one call, those of each token counted
 SCORE = 200  # such multiplications take as long as one score of attention, with its softmax
-SLOPE, CUBE = math.sqrt(2 / math.pi), 0.044715  # of GELU's approximation by tanh (Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2)
 
 
 class Scale(NamedTuple):
@@ -155,7 +155,7 @@ def _softmax(scores: Array) -> Array:
 
 
 def _gelu(x: Array) -> Array:
-    """Return x (1 + tanh u) / 2 for u = SLOPE (x + CUBE x^3), which is x / (1 + exp(-2 u)): a quicker function, and one pass less."""
+    """Return GELU's approximation by tanh, as `gelu` does."""
     wide: Array = x * x
     wide *= -2 * SLOPE * CUBE
     wide -= 2 * SLOPE
