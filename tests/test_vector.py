@@ -192,6 +192,22 @@ class TestErrors:
         with pytest.raises(ValueError, match="num_envs"):
             GymVectorEnv(SmallCore(), 0)
 
+    def test_numbers_and_names_of_the_wrong_kind_are_told_as_such(self) -> None:
+        env = GymVectorEnv(SmallCore(), 2)
+        for seed in (1.5, "ab", {0: 1, 1: 2}):
+            with pytest.raises(ValueError, match="one seed, or a list of seeds, one for each of the 2 rows"):
+                env.reset(seed=seed)
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match="each of the 2 rows, got 3"):
+            env.step(3)
+        for number in (2.5, "2", True, 0):
+            with pytest.raises(ValueError, match="num_envs must be an integer of at least 1"):
+                GymVectorEnv(SmallCore(), number)
+            with pytest.raises(ValueError, match="max_episode_steps must be an integer of at least 1"):
+                GymVectorEnv(SmallCore(), 2, max_episode_steps=number)
+        with pytest.raises(ValueError, match=r"'SAME_STEP' is not one of .*'SameStep'"):
+            GymVectorEnv(SmallCore(), 2, autoreset_mode="SAME_STEP")
+
     def test_only_live_rows_fork_and_only_the_same_task_takes_a_state(self) -> None:
         env = GymVectorEnv(SmallCore(), 2)
         env.reset(seed=0)
@@ -208,3 +224,12 @@ def test_rows_that_do_not_exist_cannot_be_forked() -> None:
     for rows in ([3], [-1]):
         with pytest.raises(ValueError, match=r"lie in \[0, 3\)"):
             env.fork(rows, 2)
+
+
+def test_a_mask_of_rows_is_no_list_of_their_numbers() -> None:
+    env = GymVectorEnv(SmallCore(), 3)
+    env.reset(seed=0)
+    for rows in ([True, False, True], np.array([False, False, True]), [0.7]):  # would have been rows 1, 0, 1 and so on
+        with pytest.raises(ValueError, match=r"Rows to fork are their numbers.*flatnonzero"):
+            env.fork(rows, 1)
+    assert env.fork(np.flatnonzero([True, False, True]), 2).num_envs == 4

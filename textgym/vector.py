@@ -54,9 +54,13 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         copy: bool = True,
         **options: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
-        self._setup(make_core(core, num_envs, options), AutoresetMode(autoreset_mode), render_mode, max_episode_steps, copy)
+        for name, number in (("num_envs", num_envs), ("max_episode_steps", 1 if max_episode_steps is None else max_episode_steps)):
+            if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {number!r}.")
+        modes = [mode.value for mode in AutoresetMode]
+        if autoreset_mode not in (*AutoresetMode, *modes):
+            raise ValueError(f"autoreset_mode {autoreset_mode!r} is not one of {modes}.")
+        self._setup(make_core(core, int(num_envs), options), AutoresetMode(autoreset_mode), render_mode, max_episode_steps, copy)
 
     def _setup(self, core: Core, mode: AutoresetMode, render_mode: str | None, max_episode_steps: int | None, copy: bool) -> None:
         self.core, self.num_envs, self.autoreset_mode, self.copy = core, core.num_rows, mode, copy
@@ -90,10 +94,10 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             raise ResetNeeded("The first reset must begin every row: call reset() without a reset_mask.")
         return mask.nonzero()[0]
 
-    def _reseed(self, rows: IntArray, seed: int | Sequence[int | None]) -> None:
+    def _reseed(self, rows: IntArray, seed: Any) -> None:
         seeds = range(int(seed), int(seed) + self.num_envs) if isinstance(seed, (int, np.integer)) else seed
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"A list of seeds needs one for each of the {self.num_envs} rows, got {len(seeds)}.")
+        if isinstance(seeds, str) or not isinstance(seeds, Sequence | np.ndarray) or len(seeds) != self.num_envs:
+            raise ValueError(f"reset() takes one seed, or a list of seeds, one for each of the {self.num_envs} rows, got {seed!r}.")
         for row in rows.tolist():
             if seeds[row] is not None:
                 self._streams.reseed(row, np.random.default_rng(seeds[row]))
@@ -106,8 +110,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
     def step(self, actions: Any) -> VectorStep:
         """Apply one action a row [N]; what happens on rows whose episode is over is the autoreset mode's to say."""
         actions = np.asarray(actions)
-        if len(actions) != self.num_envs:
-            raise ValueError(f"step() needs one action for each of the {self.num_envs} rows, got {len(actions)}.")
+        if not actions.ndim or len(actions) != self.num_envs:
+            raise ValueError(f"step() needs one action for each of the {self.num_envs} rows, got {len(actions) if actions.ndim else repr(actions.item())}.")
         if np.count_nonzero(self._over):
             if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._begun:
                 return self._step_and_restart(actions)
@@ -217,6 +221,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         """
         if n < 1:
             raise ValueError(f"fork needs at least one copy of each row, got n={n}.")
+        if np.size(rows) and np.asarray(rows).dtype.kind not in "iu":
+            raise ValueError(f"Rows to fork are their numbers, got {np.asarray(rows).tolist()}; np.flatnonzero(mask) makes numbers of a mask.")
         index = np.repeat(np.asarray(rows, dtype=np.int64), n)
         if len(index) and not (index.min() >= 0 and index.max() < self.num_envs):
             raise ValueError(f"Rows to fork must lie in [0, {self.num_envs}), got {np.asarray(rows).tolist()}.")
