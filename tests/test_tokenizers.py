@@ -230,3 +230,18 @@ def test_a_folder_without_a_tokenizer_is_refused_and_not_taken_for_an_empty_one(
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json"):
         t.TransformersTokenizer.from_folder(tmp_path)
+
+
+def test_one_text_is_no_list_of_texts_to_be_read_letter_by_letter() -> None:
+    for make in (t.WordTokenizer, t.WordTokenizer.train, lambda text: t.train_bpe(text, 300)):
+        with pytest.raises(TypeError, match=r"not o[fn] the one text 'it was'"):
+            make("it was")
+    with pytest.raises(ValueError, match="not 1; split it"):
+        t.WordTokenizer([1, 2])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("written", ["{", "[]", "[1]", '{"kind": "words"}', '{"kind": "words", "words": ["a"], "colour": 1}', '{"kind": "soup"}'])
+def test_a_damaged_description_is_told_with_its_file(tmp_path: Path, written: str) -> None:
+    (tmp_path / t.FILE_NAME).write_text(written)
+    with pytest.raises(ValueError, match=rf"{t.FILE_NAME} describes (no|a) tokenizer"):
+        t.load(tmp_path)

@@ -50,11 +50,17 @@ def load(folder: str | Path) -> Tokenizer:
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         return TransformersTokenizer.from_folder(folder)
-    description = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        description = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} describes no tokenizer ({error}); write it with textgym.tokenizers.save.") from error
     kind = description.pop("kind", None)
     if kind not in _KINDS:
         raise ValueError(f"{path} describes a tokenizer of kind {kind!r}; known are {sorted(_KINDS)}.")
-    return _KINDS[kind](**description)
+    try:
+        return _KINDS[kind](**description)
+    except TypeError as error:
+        raise ValueError(f"{path} describes no tokenizer of {kind} ({error}); write it with textgym.tokenizers.save.") from error
 
 
 @cache

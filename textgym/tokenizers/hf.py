@@ -68,6 +68,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int, eos: str = EOS) -> Transfor
     """Return a byte-level BPE tokenizer (Sennrich et al. 2016, as in GPT-2) trained on `texts`; id 0 is EOS."""
     import tokenizers as rust
 
+    if isinstance(texts, str):
+        raise TypeError(f"A tokenizer is trained on a list of texts, not on the one text {texts[:80]!r}; put it into a list.")
     if vocab_size < 257:
         raise ValueError(f"vocab_size={vocab_size} is too small; byte-level BPE begins with 256 bytes and EOS: give 257 or more.")
     tokenizer = rust.Tokenizer(rust.models.BPE())

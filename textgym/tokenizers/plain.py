@@ -42,11 +42,11 @@ class WordTokenizer(Spelled):
     def __init__(self, words: Iterable[str], eos: str = "<eos>", unk: str | None = None) -> None:
         if eos == unk:
             raise ValueError(f"eos and unk are both {eos!r}; give unk a name of its own, or an unknown word would end the text.")
-        given = tuple(words)
+        given = tuple(_several(words, "words"))
         extra = [word for word in (unk, eos) if word is not None and word not in given]
         self.words = (*given, *extra)
         self.eos, self.unk = eos, unk
-        if bad := [word for word in self.words if word.split() != [word]]:
+        if bad := [word for word in self.words if not isinstance(word, str) or word.split() != [word]]:
             raise ValueError(f"A word must be one piece without blanks, not {bad[0]!r}; split it, or leave it out.")
         if repeated := [word for word, n in Counter(self.words).items() if n > 1]:
             raise ValueError(f"The words must be distinct, but {repeated[0]!r} comes twice: leave one of them out.")
@@ -58,7 +58,7 @@ class WordTokenizer(Spelled):
     def train(cls, texts: Iterable[str], vocab_size: int | None = None, eos: str = "<eos>", unk: str | None = "<unk>") -> WordTokenizer:
         """Return the tokenizer of the most frequent words, `vocab_size` ids in all (None: every word), EOS and unk included."""
         special = {eos} if unk is None else {eos, unk}
-        counts = Counter(word for text in texts for word in text.split() if word not in special)
+        counts = Counter(word for text in _several(texts, "texts") for word in text.split() if word not in special)
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         room = len(ranked) if vocab_size is None else vocab_size - len(special)
         if room < 0 or not ranked:
@@ -162,6 +162,13 @@ class ByteTokenizer(Spelled):
     def description(self) -> dict[str, Any]:
         """Return the kind alone: there is nothing to choose."""
         return {"kind": self.kind}
+
+
+def _several(texts: Iterable[str], what: str) -> Iterable[str]:
+    """Return `texts`; raises `TypeError` for one text, which would be read letter by letter."""
+    if isinstance(texts, str):
+        raise TypeError(f"A tokenizer is made of a list of {what}, not of the one text {texts[:80]!r}; put it into a list, or split it.")
+    return texts
 
 
 def _outside(ids: Sequence[int], vocab_size: int) -> str:
