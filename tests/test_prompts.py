@@ -4,12 +4,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from textgym import prompts as p
+from textgym.core import Streams
+from textgym.episodes import TextCore
 from textgym.film_reviews import film_reviews
 from textgym.grammar import Grammar, Rule
-from textgym.task import Prompt, PromptSource
+from textgym.scorers import Length
+from textgym.task import Prompt, PromptSource, Task
 from textgym.tokenizers import ByteTokenizer, WordTokenizer
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
@@ -115,6 +119,7 @@ def test_files(tmp_path: Path, name: str, text: str, arguments: dict[str, Any], 
         ("a.jsonl", '["text"]\n', {}, "line 1: list where an object was expected"),
         ("a.jsonl", '{"text": "a"}\n{"t": "a"}\n', {}, r"line 2: no key 'text' among \['t'\]"),
         ("a.jsonl", '{"text": 3}\n', {}, "line 1: 'text' is int, not a string"),
+        ("a.jsonl", '{"text": "a", "r": 3}\n', {"reference_column": "r"}, "line 1: 'r' is int, not a string"),
     ],
 )
 def test_broken_files_are_named_with_their_line(tmp_path: Path, name: str, text: str, arguments: dict[str, Any], message: str) -> None:
@@ -253,3 +258,33 @@ def test_sources_are_equal_where_their_prompts_are() -> None:
         assert one == same
         assert hash(one) == hash(same)
         assert one != other
+
+
+def test_what_is_no_text_is_refused_and_not_met_when_it_is_scored() -> None:
+    for prompt, message in ((Prompt(5), "The text of a prompt is a str, not 5"), (Prompt("a", reference=0), "The reference of a prompt is a str, not 0")):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=message):
+            p.ListPrompts(["b", prompt])
+    for columns in (np.array(["a", "b"]), {"a": 1}, {0: "a"}):
+        with pytest.raises(TypeError, match="give a list of its texts"):
+            p.make(columns)  # type: ignore[arg-type]
+
+
+def test_arrays_in_the_data_of_prompts_do_not_keep_a_second_environment_from_being_made() -> None:
+    def sources() -> list[p.ListPrompts]:
+        return [p.ListPrompts([Prompt("a", data={"goal": np.array([1, last])})]) for last in (2, 3)]
+
+    first, other = sources()
+    assert first == first
+    assert first != other
+    for source in (*sources(), *sources()):  # equal hashes: the kept tables of prompts are asked for each
+        core = TextCore(Task(source, WordTokenizer(["a"]), Length(1)), num_rows=1)
+        assert core.task.prompts is source
+
+
+def test_ready_made_ids_are_integers() -> None:
+    for ids in ((1.5,), ("a",), (None,)):
+        with pytest.raises(ValueError, match=r"Prompt 0 .'a'. has ids that are no integers"):
+            TextCore(Task(p.ListPrompts([Prompt("a", ids=ids)]), WordTokenizer(["a", "b", "c"]), Length(1)), num_rows=1)  # type: ignore[arg-type]
+    core = TextCore(Task(p.ListPrompts([Prompt("a", ids=tuple(np.array([0, 2])))]), WordTokenizer(["a", "b", "c"]), Length(1)), num_rows=1)
+    core.start(np.array([0]), Streams.from_seeds([0]), {})
+    assert core.observe(slice(None))[0, 6:8].tolist() == [0, 2]

@@ -97,3 +97,5 @@ def test_what_is_no_source_is_refused_with_what_to_do(prompts: Any, error: type[
         environment(prompts())
     with pytest.raises(ValueError, match=r"no column 'answer'.*reference_column="):
         p.DataSetPrompts(data(), reference_column="answer")
+    with pytest.raises(ValueError, match="Row 1 of 'reference' is float, not a text"):
+        p.DataSetPrompts(data(prompt=["a", "b"], reference=[None, 19.0]))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core import FloatArray, IntArray
-from ..task import PromptSource, Tokenizer
+from ..task import Prompt, PromptSource, Tokenizer
 
 
 class EncodedPrompts(NamedTuple):
@@ -50,7 +50,7 @@ def encode_prompts(source: PromptSource, tokenizer: Tokenizer, max_prompt_tokens
     lengths = np.zeros(len(source), dtype=np.int64)
     for i in range(len(source)):
         prompt = source[i]
-        ids = list(prompt.ids) if prompt.ids is not None else tokenizer.encode(prompt.text)
+        ids = _given(i, prompt) if prompt.ids is not None else tokenizer.encode(prompt.text)
         if len(ids) > max_prompt_tokens and not cut:
             raise ValueError(
                 f"Prompt {i} has {len(ids)} tokens, max_prompt_tokens is {max_prompt_tokens}: {prompt.text[:80]!r}. "
@@ -65,6 +65,14 @@ def encode_prompts(source: PromptSource, tokenizer: Tokenizer, max_prompt_tokens
         lengths[i] = len(ids)
     tokens.setflags(write=False)
     return EncodedPrompts(tokens, lengths)
+
+
+def _given(i: int, prompt: Prompt) -> list[int]:
+    """Return the ready-made ids of a prompt; raises `ValueError` for what is no integer, where an array would drop the fraction."""
+    try:
+        return [operator.index(token) for token in prompt.ids or ()]
+    except TypeError as error:
+        raise ValueError(f"Prompt {i} ({prompt.text[:80]!r}) has ids that are no integers: {prompt.ids!r}.") from error
 
 
 _kept = lru_cache(maxsize=16)(encode_prompts)

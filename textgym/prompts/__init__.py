@@ -36,6 +36,9 @@ class ListPrompts:
             raise ValueError("The list of prompts is empty; give at least one (an empty text '' is a prompt, too).")
         if wrong := [p for p in self._prompts if not isinstance(p, Prompt)]:
             raise TypeError(f"A prompt is a str or a textgym Prompt, not {type(wrong[0]).__name__}.")
+        for name, values in (("text", (p.text for p in self._prompts)), ("reference", ("" if p.reference is None else p.reference for p in self._prompts))):
+            if mistyped := [value for value in values if not isinstance(value, str)]:
+                raise TypeError(f"The {name} of a prompt is a str, not {mistyped[0]!r}; spell it, and put what is no text into its data.")
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -44,7 +47,12 @@ class ListPrompts:
         return self._prompts[index]
 
     def __eq__(self, other: object) -> bool:
-        return self._prompts == other._prompts if isinstance(other, ListPrompts) else NotImplemented
+        if not isinstance(other, ListPrompts):
+            return NotImplemented
+        try:
+            return self._prompts == other._prompts
+        except Exception:  # arrays and tensors in a prompt's data: they are equal in many places or none, and refuse to say
+            return False
 
     def __hash__(self) -> int:
         return hash(tuple(prompt.text for prompt in self._prompts))
@@ -185,10 +193,21 @@ def make(prompts: str | Path | Sequence[str | Prompt] | DataSet | PromptSource) 
     if isinstance(prompts, DataSet):
         return DataSetPrompts(prompts)
     if isinstance(prompts, PromptSource):
-        return prompts
+        return _checked(prompts)
     raise TypeError(
         f"A prompt source has a length and gives a Prompt at each index; {type(prompts).__name__} does not. Give a name, a path, a list or such an object."
     )
+
+
+def _checked(source: PromptSource) -> PromptSource:
+    """Return `source`; raises `TypeError` for arrays, columns and dictionaries of texts, which have a length and indices, too."""
+    try:
+        good = not len(source) or hasattr(source[0], "text")  # that it is empty is said where it is read
+    except LookupError:
+        good = False
+    if not good:
+        raise TypeError(f"A prompt source gives a Prompt at each index from 0 on, and this {type(source).__name__} does not: give a list of its texts.")
+    return source
 
 
 _HASHES: WeakKeyDictionary[PromptSource, np.ndarray[Any, np.dtype[np.float64]]] = WeakKeyDictionary()

@@ -75,6 +75,8 @@ class DataSetPrompts:
         self._references: list[str | None] | None = None if reference is None else list(self._data[reference][:])
         if wrong := [i for i, value in enumerate(self._texts) if not isinstance(value, str)]:
             raise ValueError(_not_a_text(text, wrong[0], self._texts[wrong[0]]))
+        if wrong := [i for i, value in enumerate(self._references or ()) if not isinstance(value, str | None)]:
+            raise ValueError(f"Row {wrong[0]} of {reference!r} is {type((self._references or [])[wrong[0]]).__name__}, not a text: spell it, str(...).")
 
     def __len__(self) -> int:
         return len(self._texts)

@@ -58,10 +58,10 @@ def _objects(path: Path, lines: Iterator[str], columns: Mapping[str, Column]) ->
         for column in columns.values():
             if column not in row:
                 raise ValueError(f"{path}, line {number}: no key {column!r} among {sorted(row)}; name the key that holds it (text_column=...).")
-        if not isinstance(row[columns["text"]], str):
-            raise ValueError(
-                f"{path}, line {number}: {columns['text']!r} is {type(row[columns['text']]).__name__}, not a string; name another key (text_column=...)."
-            )
+        for role, kinds in (("text", str), ("reference", str | None)):
+            if role in columns and not isinstance(row[columns[role]], kinds):
+                kind = type(row[columns[role]]).__name__
+                raise ValueError(f"{path}, line {number}: {columns[role]!r} is {kind}, not a string; name another key ({role}_column=...), or spell it.")
         yield {role: row[column] for role, column in columns.items()}
 
 
