@@ -16,6 +16,7 @@ from .advantages import running_mean
 from .exploration import Noisy, told_apart
 from .forks import continued, forkable
 from .masking import NLPO, Masked, masking_policy, masks_apart
+from .optimizing import step
 from .play import AnyVectorEnv, Measure, Played, Position, begin, collect
 from .policies import Policy
 from .prompting import Prompting, State
@@ -105,10 +106,7 @@ class Learner:
     def step(self, max_grad_norm: float) -> torch.Tensor:
         """Move the weights along the gradient that stands in them, cut to `max_grad_norm`; return how long it was."""
         with stage("optimiser step"):
-            length: torch.Tensor = torch.nn.utils.clip_grad_norm_(list(self.policy.parameters()), max_grad_norm)
-            self.optimizer.step()
-            torch.autograd.graph.increment_version(list(self.policy.parameters()))  # fused optimisers do not, and caches would not notice
-        return length
+            return step(self.optimizer, self.policy.parameters(), max_grad_norm)
 
     def _measure(self, fill: Provided, temperature: float) -> Measure | None:
         if not fill.vine:

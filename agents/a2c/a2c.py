@@ -22,6 +22,7 @@ from ..learner import Learner
 from ..leaving import KLPlace, check_reference, priced
 from ..losses import kl_loss, mean_entropy, policy_gradient_loss, value_loss
 from ..metrics import critic_metrics, episode_metrics, mean_of
+from ..optimizing import adam
 from ..play import AnyVectorEnv
 from ..policies import Memory, Policy
 from ..prompting import Prompting
@@ -163,5 +164,5 @@ def update(learner: Learner, rollout: Rollout, judged: Estimate, config: Config,
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     # An epsilon of 1e-5 and alpha 0.99, as the first A2C had them (OpenAI Baselines); both adapt to the size of each gradient.
     "rmsprop": lambda parameters, learning_rate: torch.optim.RMSprop(parameters, lr=learning_rate, alpha=0.99, eps=1e-5),
-    "adam": lambda parameters, learning_rate: torch.optim.Adam(parameters, lr=learning_rate, eps=1e-5),
+    "adam": adam,
 }

@@ -21,6 +21,7 @@ from ..learner import Learner
 from ..leaving import KLPlace, check_reference, priced
 from ..losses import kl_loss, mean_entropy, policy_gradient_loss, value_loss
 from ..metrics import critic_metrics, episode_metrics, mean_of
+from ..optimizing import adam
 from ..play import AnyVectorEnv
 from ..policies import Memory, Policy
 from ..prompting import Prompting
@@ -113,7 +114,7 @@ def train(
         title: what to call the run on the screen.
     """
     config = config or Config()
-    learner = Learner.start(env, policy, torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5), seed, prompting, num_prompts)
+    learner = Learner.start(env, policy, adam(policy.parameters(), config.learning_rate), seed, prompting, num_prompts)
     check_company(config, reference, supervised_loss)
     fill = provided(config, env, policy, prompting)
     steps, total = planned(config, env)

@@ -24,6 +24,7 @@ from ..leaving import KLPlace, check_reference, priced
 from ..losses import kl_loss, mean_entropy, value_loss
 from ..masking import NLPO
 from ..metrics import critic_metrics, episode_metrics, mean_of
+from ..optimizing import adam
 from ..play import AnyVectorEnv
 from ..policies import Memory, Policy
 from ..prompting import Prompting
@@ -118,7 +119,7 @@ def train(
     """
     config = config or Config()
     check_reference(config, reference)
-    learner = Learner.start(env, policy, torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5), seed, prompting, num_prompts)
+    learner = Learner.start(env, policy, adam(policy.parameters(), config.learning_rate), seed, prompting, num_prompts)
     fill = provided(config, env, policy, prompting)
     steps, total = planned(config, env)
     show = ("return", "kl" if reference else "length", "entropy", "value_error")

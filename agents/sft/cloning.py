@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..optimizing import fusable, step
 from ..policies import Policy
 from ..run import Run
 from ..seeds import generator_state, generators, restore_generator
@@ -60,7 +61,7 @@ def clone(
     """
     config = config or CloningConfig()
     _check(policy, demonstrations, heldout)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, fused=fusable(policy.parameters()))
     streams, patience = generators(seed), Patience(policy, config.patience)
 
     def state() -> dict[str, Any]:
@@ -85,8 +86,7 @@ def clone(
                 loss = _nats(policy, demonstrations.take(order[first : first + config.batch_size]))
                 optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(list(policy.parameters()), config.max_grad_norm)
-                optimizer.step()
+                step(optimizer, policy.parameters(), config.max_grad_norm)
             metrics = imitation(policy, demonstrations) | {f"heldout_{name}": value for name, value in imitation(policy, heldout).items()}
             metrics |= patience.look(metrics["heldout_loss"], epoch)
             if evaluate is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..losses import next_token_loss
+from ..optimizing import fusable, step
 from ..run import Run
 from ..seeds import generator_state, generators, restore_generator
 from .patience import Patience, check_patience
@@ -84,7 +85,8 @@ def train(
     config = config or Config()
     if not sequences.targets().any() or not heldout.targets().any():
         raise ValueError("There are no tokens to learn, or none are held out: see the masks `learned` of the sequences.")
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    fused = fusable(policy.parameters())
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=fused)
     generator, patience = generators(seed).minibatches, Patience(policy, config.patience)
 
     def state() -> dict[str, Any]:
@@ -107,8 +109,7 @@ def train(
             loss = batch_loss(policy, batch)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(list(policy.parameters()), config.max_grad_norm)
-            optimizer.step()
+            step(optimizer, policy.parameters(), config.max_grad_norm)
             metrics = {"loss": float(loss.detach())}
             if (update + 1) % config.evaluate_every == 0 or update + 1 == config.num_updates:
                 metrics |= _heldout(policy, heldout)
