@@ -216,6 +216,12 @@ class TestErrors:
         with pytest.raises(ScorerError, match=message):
             env.step(0)
 
+    @pytest.mark.parametrize("flag", ["dense", "cut_prompts", "info_text", "info_mask", "forbidden_ends"])
+    def test_a_flag_is_no_text_that_would_count_as_true(self, flag: str) -> None:
+        for value in ("false", 0, None):
+            with pytest.raises(ValueError, match=f"{flag}={value!r} must be True or False"):
+                gym.make("TextGen-v0", **{flag: value})
+
     @pytest.mark.parametrize("prompt", [6, -1, 0.5, [0, 1], "a"])
     def test_a_prompt_index_that_does_not_exist(self, prompt: object) -> None:
         with pytest.raises(ValueError, match="prompt"):

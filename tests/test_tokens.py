@@ -271,6 +271,7 @@ class TestErrors:
             ("Even", {"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1"),
             ("Copy", {"prompt_tokens": 1.5}, "prompt_tokens must be an integer of at least 1, got 1.5"),
             ("Copy", {"num_prompts": True}, "num_prompts must be an integer"),
+            ("Copy", {"dense": "no"}, "Copy: dense must be True or False, got 'no'"),
             ("Copy", {"split": "tests"}, "no split 'tests'"),
             ("Password", {"password": [1, 2]}, r"password must be 4 symbols \(max_new_tokens\) in \[0, 7\), got \[1, 2\]"),
             ("Password", {"password": [1, 2, 3, 7]}, "password must be 4 symbols"),

@@ -255,6 +255,9 @@ class Task:
         for name in ("max_prompt_tokens", "max_new_tokens", "max_response_tokens", "chunk"):
             if not _is_integer(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be an integer: a number of tokens.")
+        for name in ("cut_prompts", "info_text", "dense", "forbidden_ends", "info_mask"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False; any text would count as True.")
         if not (_is_real(self.gamma) and 0 <= self.gamma <= 1):
             raise ValueError(f"gamma={self.gamma!r} must be a number in [0, 1]: the discount of dense rewards.")
         if not (_is_real(self.forbidden_penalty) and 0 <= self.forbidden_penalty < float("inf")):

@@ -40,6 +40,8 @@ class Diagnostic(ABC):
             value, least = getattr(self, one.name), self.least.get(one.name, 1)
             if one.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ValueError(f"{type(self).__name__}: {one.name} must be an integer of at least {least}, got {value!r}.")
+            if one.type == "bool" and not isinstance(value, bool):
+                raise ValueError(f"{type(self).__name__}: {one.name} must be True or False, got {value!r}.")
 
     @abstractmethod
     def words(self) -> Sequence[str]:
