@@ -467,6 +467,8 @@ def test_slots_and_users_that_make_no_task_are_refused() -> None:
     for changes in ({"slots": {"food": ("thai", "thai")}}, {"slots": {"food": ("no",)}}, {"slots": {"food": ()}}, {"slots": {}}):
         with pytest.raises(ValueError, match="distinct words"):
             SlotFilling(**changes)
+    with pytest.raises(ValueError, match="distinct words"):
+        gym.make("textgym/SlotFilling-v0", slots={})
     with pytest.raises(ValueError, match="turn_cost"):
         SlotFilling(turn_cost=-1.0)
     with pytest.raises(ValueError, match="patience"):

@@ -159,4 +159,4 @@ def slot_filling(
         max_new_tokens: the agent's own tokens, in all turns together.
         dense: pay at every step for what the user has told, as a potential difference (see `SlotFilling`).
     """
-    return TextCore(SlotFilling(slots or SLOTS, patience, noise, turn_cost, max_new_tokens, dense).task(), num_rows)
+    return TextCore(SlotFilling(SLOTS if slots is None else slots, patience, noise, turn_cost, max_new_tokens, dense).task(), num_rows)
