@@ -152,7 +152,8 @@ class TestFamilies:
             ({"split": "dev"}, r"no split 'dev' of maps"),
             ({"family": "mazes", "size": 8}, r"odd sizes .* got 8 x 8; give size=9"),
             ({"density": 1.0}, r"density in \[0, 1\)"),
-            ({"size": 2, "num_maps": 50}, r"gave \d+ different ones in \d+ draws; ask for num_maps"),
+            ({"family": "mazes", "size": (5, 3), "num_maps": 50}, r"gave 6 different ones in \d+ draws; ask for num_maps=6 or fewer, a larger size"),
+            ({"size": 2, "num_maps": 50}, r"gave 0 different ones in \d+ draws; ask for a larger size"),
         ],
     )
     def test_what_cannot_be_generated_says_why(self, options: dict[str, object], message: str) -> None:

@@ -107,6 +107,8 @@ def generate(
     """
     height, width = (size, size) if isinstance(size, int) else size
     _check(family, height, width, density, num_maps, split)
+    if wrong := [number for number in (num_maps, seed, min_moves) if number is not None and (not isinstance(number, int | np.integer) or number < 0)]:
+        raise ValueError(f"num_maps={num_maps}, seed={seed}, min_moves={min_moves}: {wrong[0]!r} is no integer of at least 0.")
     apart = (height + width) // 2 if min_moves is None else min_moves
     generator = np.random.default_rng([seed, sorted(FAMILIES).index(family), SPLITS.index(split), height, width])
     found: dict[bytes, tuple[BoolArray, int, int]] = {}
@@ -119,7 +121,7 @@ def generate(
     else:
         raise ValueError(
             f"The {split!r} split of {family!r} maps of {height} x {width} gave {len(found)} different ones in {rounds * CANDIDATES} draws; "
-            f"ask for num_maps={len(found)} or fewer, a larger size, another density, or a smaller min_moves."
+            f"ask for {f'num_maps={len(found)} or fewer, ' if found else ''}a larger size, another density, or a smaller min_moves."
         )
     layouts, starts, goals = zip(*list(found.values())[:num_maps], strict=True)
     return Maps(np.stack(layouts), np.array(starts), np.array(goals), tuple(f"{family}-{split}-{seed}[{i}]" for i in range(num_maps)))

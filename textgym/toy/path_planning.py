@@ -98,10 +98,10 @@ def chosen(map: MapChoice | None, generated: Maps | None, start: str = "map", go
 
 def sizes(size: int | Sequence[int]) -> tuple[int, int]:
     """Return rows and columns of one number or two (a spec that went through JSON holds a list)."""
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return height, width
+    both = (size, size) if isinstance(size, int | np.integer) else tuple(size) if isinstance(size, Sequence) else ()
+    if len(both) != 2 or not all(isinstance(side, int | np.integer) for side in both):
+        raise ValueError(f"size={size!r}: give rows and columns, as one integer or two.")
+    return int(both[0]), int(both[1])
 
 
 def _generated(family: str | None, size: int | Sequence[int], density: float, num_maps: int, split: str, map_seed: int, min_moves: int | None) -> Maps | None:
@@ -120,6 +120,8 @@ def _check(start: str, goal: str, view: str | None, radius: int, slip: float, ma
         raise ValueError(f"view={view!r}: give one of {list(VIEWS)}.")
     if not all(isinstance(value, (int, float)) and np.isfinite(value) for value in sizes):
         raise ValueError(f"goal_reward, step_cost, step_size, goal_radius = {sizes}: give finite numbers.")
+    if not isinstance(slip, int | float) or not all(isinstance(number, int | np.integer) for number in (radius, 1 if max_steps is None else max_steps)):
+        raise ValueError(f"slip={slip!r}, radius={radius!r}, max_steps={max_steps!r}: give a probability, and integers for the others.")
     if not 0 <= slip <= 1 or radius < 1 or (max_steps is not None and max_steps < 1):
         raise ValueError(f"slip={slip}, radius={radius}, max_steps={max_steps}: give a probability, and at least 1 of the others.")
 
