@@ -697,6 +697,8 @@ def test_environments_without_a_table_and_wrappers_that_contradict_it() -> None:
     lake = gym.make("FrozenLake-v1")
     with pytest.raises(TypeError, match="from_core"):
         from_table(GymEnv(SmallCore()))
+    with pytest.raises(TypeError, match=r"one map .here are 2."):
+        from_table(gym.make("textgym/PathPlanning-v0", map=["S.G", "G.S"]))
     for wrapped, name in (
         (TransformReward(lake, lambda r: 2 * r), "TransformReward"),
         (TransformAction(lake, lambda a: 3 - a, lake.action_space), "TransformAction"),

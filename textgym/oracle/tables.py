@@ -115,9 +115,10 @@ def from_table(
 
 
 def _table_of(env: gym.Env[Any, Any], observe: Callable[[int], Any] | None) -> Mapping[int, Any]:
-    table = getattr(getattr(env, "unwrapped", None), "P", None)
-    if table is None:
-        raise TypeError(f"{env} has no table: env.unwrapped.P is missing. Text tasks are enumerated by from_core(env.unwrapped.core).")
+    try:
+        table = env.unwrapped.P  # type: ignore[attr-defined]
+    except AttributeError as error:  # ours say why: several maps, real places
+        raise TypeError(f"{env} has no table env.unwrapped.P ({error}). Text tasks are enumerated by from_core(env.unwrapped.core).") from error
     wrapper: Any = env
     while isinstance(wrapper, gym.Wrapper):
         if isinstance(wrapper, gym.RewardWrapper | gym.ActionWrapper) or (isinstance(wrapper, gym.ObservationWrapper) and observe is None):
