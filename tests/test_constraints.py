@@ -177,6 +177,7 @@ class TestAutomaton:
             ({"": {"a b": ""}}, {""}, "spells 'a b' with 2 tokens"),
             ({"": {"a": ""}}, {"end"}, "accepting names 'end'"),
             ({"": {"a": ""}}, (), "accepts no text at all"),
+            ({}, (), "at least one state"),
             (np.zeros((2, 5), dtype=int), {0}, "with V = 6, got int64 of shape"),
             (np.full((2, 6), 2), {0}, r"must lie in \[0, 2\)"),
             (np.zeros((1, 6), dtype=int), np.ones(2, dtype=bool), "one flag for each of the 1 states"),
@@ -350,6 +351,7 @@ class TestRegistry:
             ({"n": 3}, ValueError, "needs a 'name'"),
             ({"name": "no_repeat", "m": 3}, TypeError, "could not be built from {'m': 3}"),
             (NoRepeat, TypeError, "NoRepeat is a class"),
+            ({"name": 5}, ValueError, "There is no constraint 5"),
             (3, TypeError, "int is none of these"),
         ],
     )

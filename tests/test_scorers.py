@@ -173,6 +173,13 @@ def test_grammar_scorer_on_words_that_the_grammar_does_not_know() -> None:
         (lambda: scorers.Keyword(()), ValueError, "wants no words"),
         (lambda: scorers.Length(0), ValueError, "target=0"),
         (lambda: scorers.Repetition(0), ValueError, "n=0"),
+        (lambda: scorers.Repetition(1.5), ValueError, "n=1.5 must be an integer"),  # type: ignore[arg-type]
+        (lambda: scorers.WeightedSum({"a": ("length", "2")}), ValueError, "with a finite weight"),
+        (lambda: scorers.WeightedSum(["sentiment"]), ValueError, "needs parts"),  # type: ignore[arg-type]
+        (lambda: scorers.WeightedSum({3: ("sentiment", 1.0)}), ValueError, "may not be called 3"),  # type: ignore[dict-item]
+        (lambda: scorers.make({"name": 5}), ValueError, "There is no scorer 5"),
+        (lambda: scorers.make({"name": []}), ValueError, "There is no scorer"),
+        (lambda: scorers.make({"name": "keyword", "words": "a"}), TypeError, r"or split it\. Give its arguments"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(build: object, error: type[Exception], message: str) -> None:

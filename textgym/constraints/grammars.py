@@ -50,6 +50,8 @@ class Automaton:
     def _named(self, tokenizer: Tokenizer) -> tuple[list[Hashable], Table32]:
         assert isinstance(self.next_state, Mapping)
         names = list(self.next_state)
+        if not names:
+            raise ValueError("An automaton has at least one state, the first of which begins a text; next_state names none.")
         table = np.full((len(names), tokenizer.vocab_size), DEAD, dtype=np.int32)
         for state, ways in enumerate(self.next_state.values()):
             for word, to in ways.items():

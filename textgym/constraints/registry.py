@@ -53,11 +53,13 @@ def make(constraint: Any) -> Constraint | None:
     return constraint
 
 
-def _build(name: str, arguments: dict[str, Any]) -> Constraint:
-    if name not in CONSTRAINTS:
-        near = get_close_matches(name, CONSTRAINTS, n=1, cutoff=0.0)[0]
+def _build(name: Any, arguments: dict[str, Any]) -> Constraint:
+    if not isinstance(name, str) or name not in CONSTRAINTS:
+        near = get_close_matches(str(name), CONSTRAINTS, n=1, cutoff=0.0)[0]
         raise ValueError(f"There is no constraint {name!r}; did you mean {near!r}? Known are {names()}.")
     try:
         return CONSTRAINTS[name](**arguments)
     except TypeError as error:
-        raise TypeError(f"The constraint {name!r} could not be built from {arguments}: {error}. Give its arguments: {{'name': {name!r}, ...}}.") from error
+        raise TypeError(
+            f"The constraint {name!r} could not be built from {arguments}: {str(error).removesuffix('.')}. Give its arguments: {{'name': {name!r}, ...}}."
+        ) from error

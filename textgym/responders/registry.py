@@ -44,11 +44,13 @@ def make(responder: str | Mapping[str, Any] | Responder) -> Responder:
     return responder
 
 
-def _build(name: str, arguments: dict[str, Any]) -> Responder:
-    if name not in RESPONDERS:
+def _build(name: Any, arguments: dict[str, Any]) -> Responder:
+    if not isinstance(name, str) or name not in RESPONDERS:
         near = get_close_matches(str(name), RESPONDERS, n=1, cutoff=0.0)[0]
         raise ValueError(f"There is no responder {name!r}; did you mean {near!r}? Known are {names()}.")
     try:
         return RESPONDERS[name](**arguments)
     except TypeError as error:
-        raise TypeError(f"The responder {name!r} could not be built from {arguments}: {error}. Give its arguments: {{'name': {name!r}, ...}}.") from error
+        raise TypeError(
+            f"The responder {name!r} could not be built from {arguments}: {str(error).removesuffix('.')}. Give its arguments: {{'name': {name!r}, ...}}."
+        ) from error

@@ -26,12 +26,12 @@ class WeightedSum:
     weights: Mapping[str, float]
 
     def __init__(self, parts: Mapping[str, Sequence[Any]]) -> None:
-        if not parts:
+        if not isinstance(parts, Mapping) or not parts:
             raise ValueError("A weighted sum needs parts: {name: (scorer, weight), ...}.")
         for name, part in parts.items():
-            if name in RESERVED or name.startswith("_"):
-                raise ValueError(f"A part may not be called {name!r}: the info uses that name; choose another.")
-            if isinstance(part, str) or not isinstance(part, Sequence) or len(part) != 2 or not np.isfinite(part[1]):
+            if not isinstance(name, str) or name in RESERVED or name.startswith("_"):
+                raise ValueError(f"A part may not be called {name!r}: the info uses that name, or it is none; choose another.")
+            if isinstance(part, str) or not isinstance(part, Sequence) or len(part) != 2 or not _is_weight(part[1]):
                 raise ValueError(f"The part {name!r} must be (scorer, weight) with a finite weight, not {part!r}.")
         object.__setattr__(self, "scorers", {name: make(scorer) for name, (scorer, _) in parts.items()})
         object.__setattr__(self, "weights", {name: float(weight) for name, (_, weight) in parts.items()})
@@ -48,6 +48,10 @@ class WeightedSum:
     def __call__(self, completions: Completions, /) -> FloatArray:
         """Return the weighted sum, float64 [B]."""
         return self.combine(self.parts(completions))
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and bool(np.isfinite(value))
 
 
 @dataclass(frozen=True)

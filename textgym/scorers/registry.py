@@ -44,11 +44,13 @@ def make(scorer: str | Mapping[str, Any] | Callable[..., Any]) -> Scorer:
     return cast(Scorer, scorer)
 
 
-def _build(name: str, arguments: dict[str, Any]) -> Scorer:
-    if name not in SCORERS:
-        near = get_close_matches(name, SCORERS, n=1, cutoff=0.0)[0]
+def _build(name: Any, arguments: dict[str, Any]) -> Scorer:
+    if not isinstance(name, str) or name not in SCORERS:
+        near = get_close_matches(str(name), SCORERS, n=1, cutoff=0.0)[0]
         raise ValueError(f"There is no scorer {name!r}; did you mean {near!r}? Known are {names()}.")
     try:
         return SCORERS[name](**arguments)
     except TypeError as error:
-        raise TypeError(f"The scorer {name!r} could not be built from {arguments}: {error}. Give its arguments: {{'name': {name!r}, ...}}.") from error
+        raise TypeError(
+            f"The scorer {name!r} could not be built from {arguments}: {str(error).removesuffix('.')}. Give its arguments: {{'name': {name!r}, ...}}."
+        ) from error

@@ -135,8 +135,8 @@ class Repetition:
     n: int = 2
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n={self.n} must be 1 or more tokens.")
+        if not isinstance(self.n, int | np.integer) or self.n < 1:
+            raise ValueError(f"n={self.n!r} must be an integer, 1 or more tokens.")
 
     def __call__(self, completions: Completions, /) -> FloatArray:
         """Return the share of n-grams that are new, float64 [B]."""
