@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from numbers import Integral, Real
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -80,7 +81,8 @@ class Priority:
     rate: float = 0.5  # how far V_i moves to the newest scores
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or not 0 <= self.staleness <= 1 or not 0 < self.rate <= 1:
+        real = all(isinstance(value, Real) for value in (self.temperature, self.staleness, self.rate))
+        if not real or not self.temperature > 0 or not 0 <= self.staleness <= 1 or not 0 < self.rate <= 1:
             raise ValueError(f"Priority needs temperature > 0, staleness in [0, 1] and rate in (0, 1], got {self}.")
 
     def start(self, num_prompts: int) -> State:
@@ -139,8 +141,9 @@ class Curriculum:
     threshold: float | None = None  # in units of the score
 
     def __post_init__(self) -> None:
-        if not 0 < self.first_share <= 1 or not self.growth > 1 or self.every < 1:
-            raise ValueError(f"Curriculum needs first_share in (0, 1], growth > 1 and every >= 1, got {self}.")
+        real = all(isinstance(value, Real) for value in (self.first_share, self.growth, self.threshold or 0)) and isinstance(self.every, Integral)
+        if not real or not 0 < self.first_share <= 1 or not self.growth > 1 or self.every < 1:
+            raise ValueError(f"Curriculum needs first_share in (0, 1], growth > 1, every >= 1 whole batches, and a number or None as threshold, got {self}.")
 
     def start(self, num_prompts: int) -> State:
         """Return the prompts from easy to hard [M], the stage (), and of the present stretch: its batches (), episodes () and sum of scores ()."""
@@ -186,8 +189,8 @@ class Groups:
     of: Prompting = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"A group has at least 1 row, got size={self.size}.")
+        if not isinstance(self.size, Integral) or self.size < 1:
+            raise ValueError(f"A group has at least 1 row, and a whole number of them, got size={self.size!r}.")
 
     def start(self, num_prompts: int) -> State:
         """Return what `of` starts with."""

@@ -5,6 +5,7 @@ Axis legend: N rows, K continuations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -108,7 +109,7 @@ def planned(config: Budget, env: AnyVectorEnv) -> Planned:
     return Planned(steps, max(1, config.total_timesteps // steps))
 
 
-class Numbers(Budget, OffPolicy, Protocol):
+class Numbers(Budget, Judging, Protocol):
     """The choices of an algorithm that every algorithm has."""
 
 
@@ -120,6 +121,11 @@ def check_numbers(config: Numbers, at_least_one: Sequence[str] = ()) -> None:
     if config.episodes_per_row is not None and config.episodes_per_row < 1:
         raise ValueError(f"episodes_per_row must be at least 1, or None for windows of num_steps, got {config.episodes_per_row}.")
     for name in ("learning_rate", "max_grad_norm", "temperature"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
+        if not getattr(config, name) > 0 or (name != "max_grad_norm" and math.isinf(getattr(config, name))):  # no gradient is cut to infinity
+            raise ValueError(f"{name} must be positive and finite, got {getattr(config, name)}.")
+    for name in ("ent_coef", "ent_coef_final"):
+        if not math.isfinite(getattr(config, name) or 0.0):
+            raise ValueError(f"{name} must be a number, got {getattr(config, name)}.")
+    if not 0 <= config.vf_coef < math.inf:
+        raise ValueError(f"vf_coef must be a number of at least 0, got {config.vf_coef}.")
     check_exploring(config)

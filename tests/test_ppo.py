@@ -250,6 +250,11 @@ class TestChoices:
             ({"num_minibatches": 0}, "num_minibatches"),
             ({"learning_rate": 0.0}, "learning_rate must be positive"),
             ({"temperature": 0.0}, "temperature must be positive"),
+            ({"temperature": float("inf")}, "temperature must be positive and finite"),
+            ({"ent_coef": float("nan")}, "ent_coef must be a number"),
+            ({"vf_coef": -0.5}, "vf_coef must be a number of at least 0"),
+            ({"value_clip_coef": -0.2}, "value_clip_coef must be a positive number, or None"),
+            ({"target_kl": float("nan")}, "target_kl must be a positive number, or None"),
             ({"value_warmup": -1}, "value_warmup"),
             ({"normalise": "rows"}, "normalise must be one of"),
         ],
@@ -378,6 +383,8 @@ class TestSurrogates:
             assert surrogates.from_json(surrogates.to_json(surrogate)) == surrogate
         with pytest.raises(ValueError, match="coef must be a number"):
             surrogates.parse("clip(coef=0)")
+        with pytest.raises(ValueError, match="high must be a positive number"):
+            surrogates.parse("clip(coef=0.2, high='0.3')")
 
 
 def test_the_critic_warms_up_while_the_policy_stands_still() -> None:

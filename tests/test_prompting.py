@@ -118,8 +118,9 @@ class TestGroups:
     def test_what_does_not_fit_is_refused(self) -> None:
         with pytest.raises(ValueError, match="10 rows cannot be cut into groups of 4: make num_envs a multiple of 4"):
             Groups(4).choose(Groups(4).start(M), 10, np.random.default_rng(0))
-        with pytest.raises(ValueError, match="at least 1 row"):
-            Groups(0)
+        for size in (0, 2.5, "2"):
+            with pytest.raises(ValueError, match="at least 1 row"):
+                Groups(size)  # type: ignore[arg-type]
 
 
 class TestPriority:
@@ -173,8 +174,8 @@ class TestPriority:
         assert chances.sum() == pytest.approx(1)
         assert (np.diff(chances[order]) >= -1e-12).all()
 
-    @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"staleness": 1.5}, {"rate": 0.0}, {"temperature": float("nan")}])
-    def test_refused(self, wrong: dict[str, float]) -> None:
+    @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"staleness": 1.5}, {"rate": 0.0}, {"temperature": float("nan")}, {"temperature": "1"}])
+    def test_refused(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="Priority needs"):
             Priority(**wrong)
 
@@ -222,8 +223,8 @@ class TestCurriculum:
     def test_a_share_that_is_whole_is_not_rounded_up(self) -> None:
         assert len(self.opened(Curriculum(np.arange(100), first_share=0.1 * 3), Curriculum(np.arange(100)).start(100))) == 30
 
-    @pytest.mark.parametrize("wrong", [{"first_share": 0.0}, {"first_share": 1.1}, {"growth": 1.0}, {"every": 0}])
-    def test_refused(self, wrong: dict[str, float]) -> None:
+    @pytest.mark.parametrize("wrong", [{"first_share": 0.0}, {"first_share": 1.1}, {"growth": 1.0}, {"every": 0}, {"every": 2.5}, {"threshold": "x"}])
+    def test_refused(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="Curriculum needs"):
             Curriculum(HARD, **wrong)
 

@@ -386,6 +386,8 @@ def test_what_cannot_work_comes_to_light_before_the_warm_up(tmp_path: Path, labe
     jobs: dict[str, TextJob] = {
         r"episodes_per_row": tiny(tmp_path / "run", algorithm=ppo.Config(num_steps=5, advantage=MonteCarlo())),
         r"the model knows 4 positions": tiny(tmp_path / "run", text=text, model=Model(model=tmp_path / "short")),
+        r"kl_exact_every": tiny(tmp_path / "run", algorithm=ppo.Config(kl_exact_every=-1)),
+        r"9 minibatches cannot be cut from the columns of 8 environments": tiny(tmp_path / "run", algorithm=ppo.Config(num_minibatches=9)),
         r"sqrt": tiny(tmp_path / "run", text=Text(scorer="math:sqrt")),
         r"--label-column, --tokenizer means nothing without --data": tiny(tmp_path / "run", text=Text(label_column="1", tokenizer="words")),
     }

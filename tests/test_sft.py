@@ -100,11 +100,11 @@ class Interrupted(CausalLMPolicy):
 
     k, updates = 0, 0
 
-    def next_token_logits(self, tokens: torch.Tensor) -> torch.Tensor:
+    def next_token_logits(self, tokens: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
         self.updates += torch.is_grad_enabled()
         if self.updates == self.k and torch.is_grad_enabled():
             os.kill(os.getpid(), signal.SIGINT)
-        return super().next_token_logits(tokens)
+        return super().next_token_logits(tokens, asked)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
@@ -129,8 +129,11 @@ def test_pad_sequences() -> None:
             pad_sequences(texts, max_tokens)
 
 
-@pytest.mark.parametrize("changes", [{"num_updates": -1}, {"batch_size": 0}, {"evaluate_every": 0}])
-def test_refused_configurations(changes: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_updates": -1}, {"batch_size": 0}, {"evaluate_every": 0}, {"learning_rate": -1e-3}, {"max_grad_norm": 0.0}, {"weight_decay": float("nan")}],
+)
+def test_refused_configurations(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least"):
         sft.Config(**changes)
 

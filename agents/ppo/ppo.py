@@ -78,6 +78,9 @@ class Config:
             raise ValueError(f"normalise must be one of {get_args(Normalisation)}, got {self.normalise!r}.")
         if self.value_warmup < 0:
             raise ValueError(f"value_warmup must be at least 0 iterations, got {self.value_warmup}.")
+        for name in ("value_clip_coef", "target_kl"):
+            if (limit := getattr(self, name)) is not None and not 0 < limit < np.inf:
+                raise ValueError(f"{name} must be a positive number, or None, got {limit}.")
         if self.nlpo is not None and (self.epsilon or self.replay):
             raise ValueError("NLPO forbids what epsilon would try, and what older masks allowed: set epsilon=0 and replay=0, or nlpo=None.")
 

@@ -12,6 +12,7 @@ import torch
 from .. import a2c, policy_gradient, ppo, sft
 from ..advantages import estimate, normalise
 from ..learner import Learner
+from ..leaving import check_reference
 from ..play import begin, collect
 from ..policies import CausalLMPolicy
 from ..prompting import Curriculum, Groups, Prompting
@@ -48,6 +49,9 @@ def prompting_of(choice: TextJob, material: Material) -> Prompting | None:
 
 def try_out(choice: TextJob, material: Material, policy: CausalLMPolicy, prompting: Prompting | None) -> None:
     """Let scorers and estimator do their work once: what is wrong with them should not come to light after the warm-up."""
+    check_reference(choice.algorithm, policy)  # the warm-up model is one
+    if (num := getattr(choice.algorithm, "num_minibatches", 1)) > choice.job.num_envs:
+        raise ValueError(f"{num} minibatches cannot be cut from the columns of {choice.job.num_envs} environments; give a larger num_envs, or fewer.")
     config, generator, num_prompts = choice.algorithm, np.random.default_rng(0), len(material.train_prompts)
     heldout = material.environment(2, heldout=True)
     collect(heldout, policy, begin(heldout, policy, seed=0), generator, episodes_per_row=1)

@@ -25,8 +25,8 @@ from .sequences import Sequences
 class LanguageModel(Protocol):
     """A policy that can predict every next token of a sequence at once."""
 
-    def next_token_logits(self, tokens: Tensor) -> Tensor:
-        """Return logits [B, W, V] of tokens [B, W]."""
+    def next_token_logits(self, tokens: Tensor, asked: Tensor) -> Tensor:
+        """Return logits [M, V] of those tokens [B, W] that are `asked` for, bool [B, W], row after row."""
 
     def parameters(self) -> Any:
         """Return what an optimiser may change."""
@@ -53,6 +53,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.num_updates < 0 or self.batch_size < 1 or self.evaluate_every < 1:
             raise ValueError(f"num_updates must be at least 0, batch_size and evaluate_every at least 1; got {self}.")
+        if not (0 < self.learning_rate < math.inf and self.max_grad_norm > 0 and 0 <= self.weight_decay < math.inf):
+            raise ValueError(f"learning_rate and max_grad_norm must be positive numbers, and weight_decay at least 0; got {self}.")
         check_patience(self.patience)
 
 
@@ -122,7 +124,8 @@ def train(
 
 def batch_loss(policy: LanguageModel, batch: Sequences) -> Tensor:
     """Return the mean cross-entropy of a batch's learned tokens, in nats a token: a scalar that has a gradient."""
-    return next_token_loss(*_predicted(policy, batch))
+    logits, targets = _predicted(policy, batch)
+    return next_token_loss(logits, targets, torch.ones_like(targets))
 
 
 def judge(policy: LanguageModel, sequences: Sequences, batch_size: int = 256) -> Judged:
@@ -130,11 +133,15 @@ def judge(policy: LanguageModel, sequences: Sequences, batch_size: int = 256) ->
     nats, tokens, right, texts, exact = 0.0, 0, 0, 0, 0
     with torch.no_grad():
         for first in range(0, len(sequences.tokens), batch_size):
-            logits, targets, valid = _predicted(policy, sequences.take(slice(first, first + batch_size)))
-            hits, count = (logits.argmax(-1) == targets) | ~valid, int(valid.sum())
-            nats, tokens = nats + float(next_token_loss(logits, targets, valid)) * count, tokens + count
-            right += int((hits & valid).sum())
-            texts, exact = texts + int(valid.any(1).sum()), exact + int((hits.all(1) & valid.any(1)).sum())
+            batch = sequences.take(slice(first, first + batch_size))
+            learned = batch.targets()
+            logits, targets = _predicted(policy, batch)
+            hits = (logits.argmax(-1) == targets).cpu().numpy()
+            nats, tokens = nats + float(next_token_loss(logits, targets, torch.ones_like(targets))) * len(hits), tokens + len(hits)
+            right += int(hits.sum())
+            missed = learned.copy()
+            missed[learned] = ~hits
+            texts, exact = texts + int(learned.any(1).sum()), exact + int((learned.any(1) & ~missed.any(1)).sum())
     if not tokens:
         raise ValueError("There are no learned tokens in these sequences, and so nothing to judge: see their mask `learned`.")
     return Judged(nats / tokens, right / tokens, exact / texts)
@@ -145,11 +152,11 @@ def next_token_nats(policy: LanguageModel, sequences: Sequences, batch_size: int
     return judge(policy, sequences, batch_size).loss
 
 
-def _predicted(policy: LanguageModel, batch: Sequences) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits [B, W - 1, V] of the tokens after the first, these tokens [B, W - 1], and which of them are learned."""
-    tokens = torch.from_numpy(batch.tokens)
-    logits = policy.next_token_logits(tokens[:, :-1])
-    return logits, tokens[:, 1:].to(logits.device), torch.from_numpy(batch.targets()).to(logits.device)
+def _predicted(policy: LanguageModel, batch: Sequences) -> tuple[Tensor, Tensor]:
+    """Return the logits [M, V] of the learned tokens and these tokens [M]."""
+    tokens, learned = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets())
+    logits = policy.next_token_logits(tokens[:, :-1], learned)
+    return logits, tokens[:, 1:][learned].to(logits.device)
 
 
 def _heldout(policy: LanguageModel, heldout: Sequences) -> dict[str, float]:
