@@ -230,6 +230,27 @@ def test_half_precision_by_autocast() -> None:
         torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=0, atol=0.3)
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_logits_of_chosen_places_alone(together: bool, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of which nothing is asked are not read, nor is what stands behind the last place that is asked for; gradients are those of all logits."""
+    monkeypatch.setattr(prefixes, "CALL", 0)
+    policy, rng = reader(), np.random.default_rng(0)
+    policy.use_cache = together
+    tokens = torch.from_numpy(rng.integers(1, V, size=(12, 15)))
+    asked = torch.from_numpy((rng.random((12, 15)) < share) & (np.arange(15) < rng.integers(0, 15, (12, 1))))
+    told = []
+    for take in (lambda: policy.next_token_logits(tokens, asked), lambda: policy.next_token_logits(tokens)[asked]):
+        policy.zero_grad()
+        logits = take()
+        logits.square().sum().backward()
+        told.append((logits.detach(), policy.model.get_input_embeddings().weight.grad.clone()))
+    torch.testing.assert_close(*told, rtol=0, atol=1e-11)
+    with ids_read(policy) as shapes:
+        policy.next_token_logits(tokens, asked)
+    assert not share or sum(rows * width for rows, width in shapes) < 1.1 * sum(row.nonzero()[-1, 0] + 1 for row in asked if row.any())
+
+
 def test_whoever_leaves_first_turns_it_off_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads may each have a model of one configuration: while one of them is read, the other may begin to decode, and end."""
     monkeypatch.setattr(prefixes, "CALL", 0)

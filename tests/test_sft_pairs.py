@@ -14,9 +14,7 @@ from helpers import WORDS, tiny_language_model
 from torch import Tensor, nn
 
 from agents import sft
-from agents.losses import next_token_loss
 from agents.policies import CausalLMPolicy, small_gpt2
-from agents.sft.sft import _predicted
 from textgym.tokenizers import WordTokenizer
 from textgym.toy.tokens import diagnostic
 
@@ -31,8 +29,8 @@ class Places(nn.Module):
         table = torch.from_numpy(np.random.default_rng(0).standard_normal((places, V)))
         self.table = nn.Parameter(table)
 
-    def next_token_logits(self, tokens: Tensor) -> Tensor:
-        return self.table[: tokens.shape[1]].expand(len(tokens), -1, -1)
+    def next_token_logits(self, tokens: Tensor, asked: Tensor) -> Tensor:
+        return self.table[: tokens.shape[1]].expand(len(tokens), -1, -1)[asked]
 
 
 def some_pairs(num: int, seed: int) -> list[tuple[list[int], list[int]]]:
@@ -119,7 +117,7 @@ def test_what_is_not_learned_is_no_target() -> None:
     gradients = []
     for texts in (sequences, other):
         model.zero_grad()
-        next_token_loss(*_predicted(model, texts)).backward()
+        sft.batch_loss(model, texts).backward()
         gradients.append(model.table.grad)
     assert torch.equal(*gradients)
     moved = sequences._replace(tokens=np.where(sequences.learned, (sequences.tokens + 1) % V, sequences.tokens))

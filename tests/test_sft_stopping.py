@@ -46,11 +46,11 @@ class Interrupted(CausalLMPolicy):
 
     k, updates = 0, 0
 
-    def next_token_logits(self, tokens: Tensor) -> Tensor:
+    def next_token_logits(self, tokens: Tensor, asked: Tensor | None = None) -> Tensor:
         self.updates += torch.is_grad_enabled()
         if self.updates == self.k and torch.is_grad_enabled():
             os.kill(os.getpid(), signal.SIGINT)
-        return super().next_token_logits(tokens)
+        return super().next_token_logits(tokens, asked)
 
 
 def test_it_stops_and_keeps_the_best_weights() -> None:

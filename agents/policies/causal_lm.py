@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from . import output_layer
 from .common import Acted, Evaluated, Memory, acted, greedy, to_float64
 from .decoders import cache_bytes, decoder_for, why_not_fast
-from .evaluating import evaluate_segments, segment_distributions, segment_values
+from .evaluating import evaluate_segments, logits_where, segment_distributions, segment_values
 from .local_models import load_model, new_gpt2, no_bars
 from .prefixes import compact, counted_tokens, room_left
 from .slots import Cache, Slots, SomeSlots, built, read
@@ -241,9 +241,15 @@ class CausalLMPolicy(nn.Module):
         every = state.with_prefixes(observations)
         return to_float64(self._step(every, state.slots, state.rows)[1])
 
-    def next_token_logits(self, tokens: Tensor) -> Tensor:
-        """Return logits [B, W, V] of right-padded token sequences [B, W], with gradients where they are enabled."""
-        return self.forward_tokens(tokens.to(self._device), tokens.shape[1])[0]
+    def next_token_logits(self, tokens: Tensor, asked: Tensor | None = None) -> Tensor:
+        """Return logits [B, W, V] of right-padded token sequences [B, W], with gradients where they are enabled.
+
+        With `asked`, bool [B, W], those of the places alone that are asked for, [M, V], row after row: nothing else is computed, pads least of all.
+        """
+        if asked is not None and asked.any():
+            return logits_where(self, tokens.cpu().numpy(), asked.cpu().numpy())
+        every = self.forward_tokens(tokens.to(self._device), tokens.shape[1])[0]
+        return every if asked is None else every[asked.to(self._device)]
 
     def predict(
         self, obs: NDArray[Any], state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False

@@ -26,6 +26,9 @@ from .telling import Allowed, tell, tell_by_parts
 HELD = 1 << 24  # logits that may wait for the backward pass; where there are more of them, and the output layer stands alone, they are made twice
 
 
+IntArray = NDArray[np.int64]
+
+
 class Reader(Protocol):
     """A policy that reads prefixes."""
 
@@ -45,14 +48,14 @@ class Reader(Protocol):
 class Asked(NamedTuple):
     """The chosen tokens that something is to be said of, one after the other: int64 [M] each."""
 
-    segment: NDArray[np.int64]
-    place: NDArray[np.int64]  # in the segment, of the token before the chosen one
-    token: NDArray[np.int64]
-    step: NDArray[np.int64]  # t * B + b
-    order: NDArray[np.int64]  # in its chunk
+    segment: IntArray
+    place: IntArray  # in the segment, of the token before the chosen one
+    token: IntArray
+    step: IntArray  # t * B + b
+    order: IntArray  # in its chunk
 
 
-def evaluate_segments(policy: Reader, prefixes: NDArray[np.int64], actions: NDArray[np.int64], action_masks: Tensor | None, temperature: float) -> Evaluated:
+def evaluate_segments(policy: Reader, prefixes: IntArray, actions: IntArray, action_masks: Tensor | None, temperature: float) -> Evaluated:
     """Return log-probabilities, values and entropies [T, B] of actions [T, B], or of chunks [T, B, C], after prefixes [T, B, L].
 
     The entropy of a chunk is the sum of those of the distributions that its counted tokens were drawn from: its mean over chunks is theirs.
@@ -68,13 +71,13 @@ def evaluate_segments(policy: Reader, prefixes: NDArray[np.int64], actions: NDAr
     t, b, j = np.nonzero(counted & ~again[..., None])
     asked = Asked(segment[t, b], lengths[t, b] - 1 + j, chunks[t, b, j], t * shape[1] + b, j)
     tokens, sizes = compact(longer.reshape(-1, prefixes.shape[-1])[last], pad)
-    read = _streams(policy, tokens, sizes, asked)
+    read = _streams(policy, tokens, sizes, asked.segment, asked.place)
     told = [_read(policy, stream, asked, masks, temperature) for stream in read]
     which = np.concatenate([stream.which for stream in read])
     steps, first = asked.step[which], asked.order[which] == 0
     computed = np.maximum.accumulate(np.where(again, 0, np.arange(shape[0])[:, None]))  # [T, B] the step that each repeats
 
-    def by_step(numbers: Sequence[Tensor], at: NDArray[np.int64]) -> Tensor:
+    def by_step(numbers: Sequence[Tensor], at: IntArray) -> Tensor:
         flat = torch.cat(list(numbers))
         sums = flat.new_zeros(lengths.size).index_add(0, _there(at, flat.device), flat).view(shape)
         return sums.gather(0, _there(computed, flat.device)) if again.any() else sums
@@ -83,11 +86,11 @@ def evaluate_segments(policy: Reader, prefixes: NDArray[np.int64], actions: NDAr
     return Evaluated(by_step(log_probs, steps), by_step(values, steps[first]), by_step(entropies, steps))
 
 
-def _streams(policy: Reader, tokens: NDArray[np.int64], sizes: NDArray[np.int64], asked: Asked) -> list[Stream]:
-    """Return what to call the model with for segments [S, W] of `sizes` [S]."""
+def _streams(policy: Reader, tokens: IntArray, sizes: IntArray, segment: IntArray, place: IntArray) -> list[Stream]:
+    """Return what to call the model with for segments [S, W] of `sizes` [S], of which places [M] are asked for."""
     together = policy.use_cache and packs(policy.model)
-    cut = rests(tokens, sizes, asked.segment, asked.place) if together else Rests(tokens, sizes, np.zeros_like(sizes))
-    return [*streams(cut, asked.segment, asked.place, device_of(policy.model), together=together)]
+    cut = rests(tokens, sizes, segment, place) if together else Rests(tokens, sizes, np.zeros_like(sizes))
+    return [*streams(cut, segment, place, device_of(policy.model), together=together)]
 
 
 def _read(policy: Reader, stream: Stream, asked: Asked, masks: Tensor | None, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,7 +110,7 @@ def _read(policy: Reader, stream: Stream, asked: Asked, masks: Tensor | None, te
     return (*told, policy.values_of(hidden if first.all() else hidden[_there(np.flatnonzero(first), hidden.device)]))
 
 
-def segment_values(policy: Reader, prefixes: NDArray[np.int64]) -> Tensor:
+def segment_values(policy: Reader, prefixes: IntArray) -> Tensor:
     """Return the values [T, B] of prefixes [T, B, L], without a logit."""
     shape, lengths = prefixes.shape[:2], (prefixes != policy.vocab_size).sum(-1)
     last, segment = segments(prefixes, policy.vocab_size, again=unmoved(prefixes))
@@ -115,7 +118,7 @@ def segment_values(policy: Reader, prefixes: NDArray[np.int64]) -> Tensor:
     nothing, steps = np.zeros(lengths.size, np.int64), np.arange(lengths.size)
     asked = Asked(segment.reshape(-1), lengths.reshape(-1) - 1, nothing, steps, nothing)
     device, values = device_of(policy.model), []
-    read = _streams(policy, tokens, sizes, asked)
+    read = _streams(policy, tokens, sizes, asked.segment, asked.place)
     for stream in read:
         with calling(policy.model, stream):
             values.append(policy.values_of(hidden_at(policy.model, stream.inputs, _there(stream.where, device))))
@@ -123,11 +126,24 @@ def segment_values(policy: Reader, prefixes: NDArray[np.int64]) -> Tensor:
     return flat.new_zeros(lengths.size).index_add(0, _there(np.concatenate([stream.which for stream in read]), device), flat).view(shape)
 
 
-def _there(index: NDArray[np.int64], device: torch.device) -> Tensor:
+def logits_where(policy: Reader, tokens: IntArray, asked: NDArray[np.bool_]) -> Tensor:
+    """Return the logits [M, V] at the places of sequences [S, W] that are `asked` for, row after row."""
+    sizes = np.where(asked, np.arange(1, tokens.shape[1] + 1), 0).max(1, initial=0)  # what stands behind the last of them is not read
+    rows = np.flatnonzero(sizes)
+    segment, place = np.nonzero(asked[rows])
+    read, found = _streams(policy, tokens[rows], sizes[rows], segment, place), []
+    for stream in read:
+        with calling(policy.model, stream):
+            found.append(logits_at(policy.model, stream.inputs, _there(stream.where, device_of(policy.model)))[0])
+    order = np.argsort(np.concatenate([stream.which for stream in read]))
+    return torch.cat(found)[..., : policy.vocab_size].index_select(0, _there(order, found[0].device))
+
+
+def _there(index: IntArray, device: torch.device) -> Tensor:
     return torch.from_numpy(index).to(device)
 
 
-def segment_distributions(policy: Reader, prefixes: NDArray[np.int64], action_masks: Tensor | None, temperature: float) -> Tensor:
+def segment_distributions(policy: Reader, prefixes: IntArray, action_masks: Tensor | None, temperature: float) -> Tensor:
     """Return the log-probabilities [T, B, V] of all next tokens after prefixes [T, B, L]; raises `ValueError` for a policy of chunks."""
     if policy.chunk > 1:
         raise ValueError(
