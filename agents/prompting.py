@@ -189,7 +189,7 @@ class Groups:
     of: Prompting = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, Integral) or self.size < 1:
+        if not isinstance(self.size, int | np.integer) or self.size < 1:
             raise ValueError(f"A group has at least 1 row, and a whole number of them, got size={self.size!r}.")
 
     def start(self, num_prompts: int) -> State:

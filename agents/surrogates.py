@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Protocol, cast
 
 from torch import Tensor
@@ -42,7 +41,7 @@ class Clip:
 
     def __post_init__(self) -> None:
         choices.check(self)
-        if self.high is not None and not (isinstance(self.high, Real) and self.high > 0):
+        if self.high is not None and not (isinstance(self.high, float | int) and self.high > 0):
             raise ValueError(f"Clip: high must be a positive number or None, not {self.high!r}.")
 
     def first(self) -> float:
