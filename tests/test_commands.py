@@ -198,6 +198,7 @@ WRONG = [
     ([], "required", "--help"),
     (["list", "--import", "no_such_module"], "no_such_module cannot be imported", "Name a module"),
     (["check", "no_such_module:Env"], "cannot be imported", "Name a module"),
+    (["check", "os:getcwd"], "os:getcwd makes str, which is no gymnasium.Env", "makes one environment"),
     (["replay", "nowhere.jsonl"], "cannot be read", "RecordEpisode"),
     (["diff", "nowhere.jsonl", "nowhere.jsonl"], "cannot be read", "RecordEpisode"),
 ]

@@ -243,6 +243,30 @@ def test_each_fault_of_an_id_is_caught_by_its_law_alone(registered: str, law: st
     assert re.search(where, "".join(verdict.reason for verdict in verdicts if verdict.law == law))
 
 
+class Broken(Sound):
+    """Cannot be played at all."""
+
+    def step(self, action: Any) -> Any:
+        if self.fault == "raises":
+            raise RuntimeError("no\nway")
+        return {"four": (np.zeros(2, dtype=np.int64), 0.0, True, {}), "no info": (np.zeros(2, dtype=np.int64), 0.0, True, False, None)}[self.fault]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("raises", r"^step\(action\) raised RuntimeError: no way$"),
+        ("four", r"^step\(action\) returned .*: a tuple of 5 is wanted"),
+        ("no info", "whose last part is the info, a dict"),
+    ],
+)
+def test_what_cannot_be_played_is_told_as_such_and_not_as_a_wrong_seed(fault: str, reason: str) -> None:
+    deterministic = judge(lambda: Broken(fault))[0]
+    assert deterministic.holds is False
+    assert re.search(reason, deterministic.reason)
+    assert deterministic.remedy.startswith("Mend that first: no law can be judged")
+
+
 def test_what_only_stable_baselines3_refuses() -> None:
     pytest.importorskip("stable_baselines3")
     assert failing(judge(lambda: Sound("float32"))) == {"Stable-Baselines3's check_env"}

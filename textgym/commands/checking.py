@@ -18,10 +18,12 @@ def check(chosen: argparse.Namespace) -> int:
     """Print the verdict of each law on `chosen.target`; return 1 if one of them fails."""
     make = _maker(chosen.target)
     try:
-        make()
+        made = make()
     except Exception as error:  # a stranger's constructor may raise anything
         advice = "Name a registered id (python -m textgym list), or MODULE:NAME of a class or function without arguments."
         raise UsageError(f"{chosen.target} cannot be made: {type(error).__name__}: {error}", advice) from error
+    if not isinstance(made, gym.Env):
+        raise UsageError(f"{chosen.target} makes {type(made).__name__}, which is no gymnasium.Env.", "Name a class or function that makes one environment.")
     verdicts = laws.judge(make)
     print(json.dumps([verdict._asdict() for verdict in verdicts], indent=2) if chosen.json else "\n".join(map(_judged, verdicts)))
     return DIFFERENT if any(verdict.holds is False for verdict in verdicts) else EQUAL

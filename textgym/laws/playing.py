@@ -22,6 +22,10 @@ class Moment(NamedTuple):
     info: dict[str, Any]
 
 
+class UnplayableError(Exception):
+    """`reset` or `step` raised, or returned something else than Gymnasium asks for; the message says which, and what."""
+
+
 Episode = list[Moment]  # the first moment is the reset
 
 
@@ -32,13 +36,24 @@ def over(moment: Moment) -> bool:
 
 def reset(env: gym.Env[Any, Any], seed: int | None = None) -> Moment:
     """Return what a reset gives."""
-    observation, info = env.reset(seed=seed)
+    observation, info = _returned("reset(seed=...)", 2, lambda: env.reset(seed=seed))
     return Moment(observation, 0.0, False, False, info)
 
 
 def step(env: gym.Env[Any, Any], before: Moment) -> Moment:
     """Return what a random action gives, an allowed one if `before` has a mask."""
-    return Moment(*env.step(choose(env.action_space, before.info.get("action_mask"))))
+    return Moment(*_returned("step(action)", 5, lambda: env.step(choose(env.action_space, before.info.get("action_mask")))))
+
+
+def _returned(name: str, parts: int, call: Callable[[], Any]) -> Any:
+    """Return what `call` returns: a tuple of so many parts, an info at its end; raises `UnplayableError` for anything else."""
+    try:
+        found = call()
+    except Exception as error:  # a stranger's environment may raise anything
+        raise UnplayableError(f"{name} raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not isinstance(found, tuple) or len(found) != parts or not isinstance(found[-1], dict):
+        raise UnplayableError(f"{name} returned {shown(found)}: a tuple of {parts} is wanted, whose last part is the info, a dict.")
+    return found
 
 
 def choose(space: gym.Space[Any], mask: Any) -> Any:

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from .playing import UnplayableError
+
+PLAYABLE = "Mend that first: no law can be judged before reset(seed=, options=) and step(action) run, and return what gymnasium.Env says."
 Make = Callable[[], gym.Env[Any, Any]]
 
 
@@ -45,6 +48,8 @@ def verdict(law: Law, make: Make) -> Verdict:
             found = law.judge(lambda: stack.enter_context(contextlib.closing(make())))
     except NotApplicableError as error:
         return Verdict(law.name, None, str(error))
+    except UnplayableError as error:
+        return Verdict(law.name, False, str(error), PLAYABLE)
     except Exception as error:  # a stranger's environment may raise anything, and a checker's assertion is its verdict
         found = f"{type(error).__name__}: {error}"
     if isinstance(found, Remark):
