@@ -14,6 +14,8 @@ from gymnasium.wrappers import TimeLimit
 from helpers import SmallCore, TwoParts
 
 from textgym import GymEnv, GymVectorEnv
+from textgym.episodes import ScorerError
+from textgym.task import Completions
 
 pytestmark = pytest.mark.core
 
@@ -233,3 +235,41 @@ def test_a_mask_of_rows_is_no_list_of_their_numbers() -> None:
         with pytest.raises(ValueError, match=r"Rows to fork are their numbers.*flatnonzero"):
             env.fork(rows, 1)
     assert env.fork(np.flatnonzero([True, False, True]), 2).num_envs == 4
+
+
+class Away:
+    """A judge that answers all but its first question, as one does that is asked over a network."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, completions: Completions) -> np.ndarray:
+        self.asked += 1
+        if self.asked == 1:
+            raise OSError("503")
+        return completions.lengths.astype(np.float64)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_step_that_broke_off_is_not_gone_on_from(dense: bool) -> None:
+    """Its texts are written, and not scored: another token would stand behind EOS, or in the prompt of the next row."""
+    core = SmallCore(scorer=Away(), max_new_tokens=1, dense=dense)
+    single, env = GymEnv(core), GymVectorEnv(core, 3)
+    for face, actions in ((single, 2), (env, np.array([2, 2, 0]))):
+        core.changes["scorer"].asked = 0
+        if dense:  # the empty texts are scored first
+            with pytest.raises(ScorerError, match="503"):
+                face.reset(seed=0)
+        else:
+            face.reset(seed=0)
+            with pytest.raises(ScorerError, match="503"):
+                face.step(actions)
+        with pytest.raises(ResetNeeded, match="reset"):
+            face.step(actions)
+        if not dense:
+            with pytest.raises(ResetNeeded, match="broke off half done"):
+                face.get_state()
+        begun, _ = face.reset(seed=0)
+        after, rewards, *_ = face.step(actions)
+        assert np.all(rewards == 1)
+        np.testing.assert_array_equal(after[..., :3], begun[..., :3])  # the prompts

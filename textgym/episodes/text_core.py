@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from numpy.typing import NDArray
 
@@ -61,6 +62,7 @@ class TextCore:
         self._ended = np.zeros(num_rows, dtype=np.bool_)  # [N] by EOS or by the responder
         self._index = np.zeros(num_rows, dtype=np.int64)  # [N] the prompt
         self._results: dict[str, FloatArray] = {}  # of the rows that ended last, in their order
+        self._half: BoolArray | None = None  # [N] a step or start broke off half done here, since a scorer, responder or constraint raised
         self._potentials = np.zeros(num_rows) if task.dense else None  # [N] phi of the text so far
         self._dropped = np.zeros(num_rows, dtype=np.int64) if task.chunk > 1 else None  # [N] tokens of the last chunk that were not written
         self._forbidden = np.zeros(num_rows, dtype=np.int64) if task.constraint is not None else None  # [N] tokens written against the constraint
@@ -74,6 +76,16 @@ class TextCore:
         """Put a prompt on each row: a random one, or the one that `options["prompt"]` (an index, or [N] of them) names."""
         refuse_unknown(options, "prompt")
         index = self._drawn(rows, streams) if options.get("prompt") is None else self._chosen(options["prompt"])[rows]
+        try:
+            self._begin_texts(rows, index)
+        except BaseException:
+            self._break_off(rows)
+            raise
+        if self._half is not None:
+            self._half[rows] = False
+
+    def _begin_texts(self, rows: IntArray, index: IntArray) -> None:
+        """Begin texts on `rows` with the prompts `index` [B]."""
         self._tokens[rows] = self._pad
         self._tokens[rows, : self.task.max_prompt_tokens] = self._prompts.tokens.take(index, axis=0)
         self._place[rows] = self._begin[rows]
@@ -106,15 +118,29 @@ class TextCore:
     def advance(self, rows: Rows, actions: NDArray[Any], streams: Streams) -> Step:
         """Append one token, or a chunk, to each row; score those that ended, as one batch."""
         actions = self._checked(actions)
+        self._refuse_half_done(rows)
         rewards = np.zeros(len(actions))
         write = self._write_by_rule if self._ruled else self._write
-        terminated = write(rows, actions, rewards, streams) if self._dropped is None else self._write_chunk(rows, actions, rewards, streams)
-        if self._potentials is not None:
-            self._pay_growth(rows, terminated, rewards)
-        elif len(which := terminated.nonzero()[0]):
-            self._results = self._judged(which if isinstance(rows, slice) else rows[which])
-            rewards[which] += self._results["score"]
+        try:
+            terminated = write(rows, actions, rewards, streams) if self._dropped is None else self._write_chunk(rows, actions, rewards, streams)
+            if self._potentials is not None:
+                self._pay_growth(rows, terminated, rewards)
+            elif len(which := terminated.nonzero()[0]):
+                self._results = self._judged(which if isinstance(rows, slice) else rows[which])
+                rewards[which] += self._results["score"]
+        except BaseException:  # Ctrl-C while a scorer waits, too
+            self._break_off(rows)
+            raise
         return Step(rewards, terminated, np.zeros(len(actions), dtype=np.bool_))
+
+    def _break_off(self, rows: Rows) -> None:
+        self._half = np.zeros(self.num_rows, dtype=np.bool_) if self._half is None else self._half
+        self._half[rows] = True
+
+    def _refuse_half_done(self, rows: Rows) -> None:
+        """Raise `ResetNeeded` where texts were written and not scored: another token would stand behind an end, or in the next row."""
+        if self._half is not None and self._half[rows].any():
+            raise ResetNeeded("The last step or reset broke off half done, by the error that it raised: call reset() before you go on.")
 
     def _checked(self, actions: NDArray[Any]) -> IntArray:
         chunk = self.task.chunk
@@ -309,6 +335,7 @@ class TextCore:
 
     def get_state(self) -> dict[str, NDArray[Any]]:
         """Return tokens [N, L], counts of what follows the prompt [N], ended [N], prompt indices [N], and what the powers of the task keep."""
+        self._refuse_half_done(ALL_ROWS)
         state = {"tokens": self._tokens.copy(), "counts": self._place - self._begin, "ended": self._ended.copy(), "index": self._index.copy()}
         state |= {name: values.copy() for name, values in self._kept().items()}
         return state if self._legality is None else {**state, **self._legality.get_state()}
@@ -329,6 +356,7 @@ class TextCore:
             raise ValueError(
                 f"This state holds tokens of shape {np.shape(state['tokens'])}, this environment {self._tokens.shape}: other rows or another task."
             )
+        self._half = None
         self._tokens[:] = state["tokens"]
         self._place[:] = self._begin + state["counts"]
         self._ended[:] = state["ended"]
