@@ -379,6 +379,14 @@ def test_sst2_in_short_form_learns() -> None:
     assert outcome.after["gold"] > outcome.before["gold"] + 0.05
 
 
+@pytest.mark.parametrize("labels", ["1", "01"], ids=["one label", "in turns"])
+def test_a_classifier_needs_both_labels(tmp_path: Path, labels: str) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text("\n".join(f"text {i}\t{labels[i % len(labels)]}" for i in range(20)))
+    with pytest.raises(ValueError, match=r"row 0 on are labelled [01]: it has nothing to tell apart"):
+        gather(Text(data=path, heldout=path, text_column="0", label_column="1", vocab_size=260), seed=0)
+
+
 def test_what_cannot_work_comes_to_light_before_the_warm_up(tmp_path: Path, labelled: Path) -> None:
     short = small_gpt2(300, 4, width=16, layers=1, heads=2)
     short.model.save_pretrained(tmp_path / "short")

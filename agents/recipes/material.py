@@ -201,4 +201,9 @@ def _labelled(source: PromptSource, half: int | None = None) -> tuple[list[str],
     labels = [str(prompt.data["label"]) for prompt in prompts]
     if wrong := next((label for label in labels if label not in ("0", "1")), None):
         raise ValueError(f"A label must be 0 or 1, got {wrong!r}; name the right column with --label-column.")
+    if half is not None and len(set(labels)) < 2:
+        raise ValueError(
+            f"Every other row is for one classifier, and those from row {half} on are labelled {''.join(set(labels)) or 'not at all'}: it has nothing to tell "
+            "apart. Give rows in random order with both labels, or name the right column with --label-column."
+        )
     return [prompt.text for prompt in prompts], [int(label) for label in labels]
