@@ -693,6 +693,15 @@ def test_bad_tables_are_named(case: str) -> None:
         from_table(table, **{"start": [1, 0], **options})
 
 
+def test_the_roots_come_as_often_as_the_task_draws_its_prompts() -> None:
+    core = SmallCore(prompt_weights=[0, 3, 0, 1, 0, 0], max_new_tokens=2)(1)
+    assert from_core(core).start[:6].tolist() == [0, 0.75, 0, 0.25, 0, 0]
+    assert from_core(core, prompts=[1, 3]).start[:2].tolist() == [0.5, 0.5]
+    assert from_core(core, weights=np.full(6, 1 / 6)).start[0] == pytest.approx(1 / 6)
+    with pytest.raises(TypeError, match="integer"):
+        from_core(core, prompts=[0.5])
+
+
 def test_environments_without_a_table_and_wrappers_that_contradict_it() -> None:
     lake = gym.make("FrozenLake-v1")
     with pytest.raises(TypeError, match="from_core"):

@@ -6,6 +6,7 @@ Axis legend: S prefixes that are still open (the states), A actions, R roots, B 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ def from_core(
     Args:
         core: any deterministic core, `gym.make(...).unwrapped.core` for one. A scorer that draws lots is on its author's conscience.
         prompts: numbers of the prompts that are roots; all those of `core.task` if None (a core without prompts has one root).
-        weights: probabilities [R] of the roots; equal ones if None.
+        weights: probabilities [R] of the roots; if None, those by which the task draws its prompts, and equal ones for `prompts` of your own.
         truncation_ends: let a truncated step end the episode, worth nothing further: values under the core's own limit.
         limit: raise if there are more states.
 
@@ -86,7 +87,7 @@ def from_core(
             following += [level.state] if len(level.observations) else []
         frontier = following
     start = np.zeros(count)
-    start[: len(roots)] = checked_start(np.full(len(roots), 1 / len(roots)) if weights is None else weights, len(roots))
+    start[: len(roots)] = checked_start(_own_weights(core, prompts, len(roots)) if weights is None else weights, len(roots))
     return _tree(np.concatenate(rewards), np.concatenate(live), start, np.concatenate(observations), actions)
 
 
@@ -103,9 +104,16 @@ def _choices(core: Core, limit: int) -> IntArray:
 
 def _roots(core: Core, prompts: Sequence[int] | IntArray | None) -> list[int | None]:
     if prompts is not None:
-        return [int(prompt) for prompt in prompts]
+        return [operator.index(prompt) for prompt in prompts]
     source = getattr(getattr(core, "task", None), "prompts", None)
     return [None] if source is None else list(range(len(source)))
+
+
+def _own_weights(core: Core, prompts: Sequence[int] | IntArray | None, num_roots: int) -> FloatArray:
+    """Return the probabilities [R] of the roots where nobody gives them."""
+    given = None if prompts is not None else getattr(getattr(core, "task", None), "prompt_weights", None)
+    weights = np.ones(num_roots) if given is None else np.asarray(given, dtype=np.float64)
+    return weights / weights.sum()
 
 
 def _expanded(core: Core, frontier: list[_CoreState], choices: IntArray, truncation_ends: bool) -> Iterator[_Level]:
