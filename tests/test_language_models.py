@@ -195,6 +195,8 @@ def test_what_cannot_be_read_is_refused() -> None:
 def test_what_is_no_decoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no config.json.*nothing is fetched"):
         LanguageModel("gpt2")
+    with pytest.raises(TypeError, match="or a module of torch, not int"):
+        LanguageModel(5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="vocab_size=15, but the model has 14 output rows"):
         LanguageModel(gpt2(), ROWS + 1)
     with pytest.raises(ValueError, match="dtype='half'"):

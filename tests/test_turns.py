@@ -605,6 +605,8 @@ def test_responders_by_name_as_mappings_and_as_objects() -> None:
     for unfit, message in (({"name": "calculator", "size": 3}, "could not be built"), (Calculator, "is a class"), (lambda d, u: [], "end_of_turn")):
         with pytest.raises(TypeError, match=message):
             responders.make(unfit)
+    with pytest.raises(TypeError, match="spelled as a text, not by 7"):
+        gym.make("TextGen-v0", responder=Calculator(sign=7), max_response_tokens=4)  # type: ignore[arg-type]
 
 
 def test_a_name_is_given_once() -> None:

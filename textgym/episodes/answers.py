@@ -38,6 +38,8 @@ def hand_over_table(task: Task) -> BoolArray | None:
 
 
 def _one_id(word: str, tokenizer: Tokenizer) -> int:
+    if not isinstance(word, str):
+        raise TypeError(f"A turn ends by a token, spelled as a text, not by {word!r}.")
     try:
         ids = tokenizer.encode(word)
     except ValueError as error:

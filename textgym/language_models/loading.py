@@ -41,6 +41,8 @@ def load_pretrained(folder: str | Path, head: Literal["CausalLM", "SequenceClass
 
 def copied(model: nn.Module) -> nn.Module:
     """Return a copy without hooks: those of a policy would bring the policy along."""
+    if not hasattr(model, "modules"):
+        raise TypeError(f"A model is a folder written by save_pretrained, or a module of torch, not {type(model).__name__}.")
     hooks = (hook for module in model.modules() for hook in (module._forward_hooks, module._forward_pre_hooks))
     return deepcopy(model, {id(hook): type(hook)() for hook in hooks})
 
