@@ -281,6 +281,11 @@ def test_arrays_in_the_data_of_prompts_do_not_keep_a_second_environment_from_bei
         assert core.task.prompts is source
 
 
+def test_a_task_is_given_prompts_and_not_texts() -> None:
+    with pytest.raises(TypeError, match=r"Prompt 0 is str, not a textgym Prompt; textgym.prompts.make"):
+        TextCore(Task(["a"], WordTokenizer(["a"]), Length(1)), num_rows=1)  # type: ignore[arg-type]
+
+
 def test_ready_made_ids_are_integers() -> None:
     for ids in ((1.5,), ("a",), (None,)):
         with pytest.raises(ValueError, match=r"Prompt 0 .'a'. has ids that are no integers"):

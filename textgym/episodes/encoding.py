@@ -50,6 +50,8 @@ def encode_prompts(source: PromptSource, tokenizer: Tokenizer, max_prompt_tokens
     lengths = np.zeros(len(source), dtype=np.int64)
     for i in range(len(source)):
         prompt = source[i]
+        if not hasattr(prompt, "ids"):
+            raise TypeError(f"Prompt {i} is {type(prompt).__name__}, not a textgym Prompt; textgym.prompts.make(texts) makes prompts of texts.")
         ids = _given(i, prompt) if prompt.ids is not None else tokenizer.encode(prompt.text)
         if len(ids) > max_prompt_tokens and not cut:
             raise ValueError(
