@@ -258,3 +258,10 @@ def test_speed_is_not_below_a_third_of_the_bar(options: dict[str, Any], bar: flo
             env.step(row)
         seconds.append(time.perf_counter() - began)
     assert actions.size / np.median(seconds) > bar / 3
+
+
+def test_groups_may_play_its_one_prompt() -> None:
+    env = gym.make_vec(ID, num_envs=3)
+    np.testing.assert_array_equal(env.reset(seed=0, options={"prompt": np.zeros(3, dtype=np.int64)})[0], env.reset(seed=0)[0])
+    with pytest.raises(ValueError, match="must be 0 in a task without prompts"):
+        env.reset(options={"prompt": np.array([0, 1, 0])})

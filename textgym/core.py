@@ -131,11 +131,10 @@ def take_rows(state: Mapping[str, NDArray[Any]], rows: IntArray) -> dict[str, ND
     return {key: np.asarray(value)[rows] for key, value in state.items()}
 
 
-def refuse_unknown(options: Mapping[str, Any], *known: str) -> None:
-    """Raise `ValueError` if `options` of a reset has a key that is not `known`: a misspelled one would silently begin a random episode."""
-    if unknown := [key for key in options if key not in known]:
-        takes = f"this task knows {', '.join(map(repr, known))}" if known else "this task has none"
-        raise ValueError(f"reset(options=...) holds {unknown[0]!r}, but {takes} (and vector environments reset_mask).")
+def refuse_unknown(options: Mapping[str, Any], known: str) -> None:
+    """Raise `ValueError` if `options` of a reset has a key other than `known`: a misspelled one would silently begin a random episode."""
+    if unknown := [key for key in options if key != known]:
+        raise ValueError(f"reset(options=...) holds {unknown[0]!r}, but this task knows {known!r} (and vector environments reset_mask).")
 
 
 class RenderModeError(ValueError, TypeError):

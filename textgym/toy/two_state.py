@@ -84,8 +84,10 @@ class TwoState:
         return self.start_probs.copy()
 
     def start(self, rows: IntArray, streams: Streams, options: Mapping[str, Any]) -> None:
-        """Put each row into a state drawn from `start`; there are no reset options."""
-        refuse_unknown(options)
+        """Put each row into a state drawn from `start`; starts differ by chance alone, so that there is one prompt, `options["prompt"]` 0."""
+        refuse_unknown(options, "prompt")
+        if np.any(options.get("prompt") is not None and options["prompt"]):
+            raise ValueError(f'options["prompt"] must be 0 in a task without prompts of its own, got {options["prompt"]!r}.')
         self._states[rows] = streams.uniform(rows) >= self.start_probs[0]
         self._steps[rows] = 0
         self._rich_steps[rows] = 0
