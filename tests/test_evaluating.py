@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -412,3 +413,20 @@ def test_a_model_that_fails_leaves_no_hook_behind() -> None:
     head = policy.model.get_output_embeddings()
     assert not head._forward_pre_hooks
     assert HELD >= V  # one row at least
+
+
+def test_another_thread_may_call_the_model_meanwhile() -> None:
+    policy, steps, ids, said = reader(), played([5] * 4, [3] * 4), torch.tensor([[1, 2, 3]]), []
+    expected, alone = evaluated(policy, steps), policy.model(input_ids=ids).logits
+
+    def work(*_: Any) -> None:
+        if not said:
+            said.append(None)
+            thread = Thread(target=lambda: said.append(policy.model(input_ids=ids).logits))
+            thread.start()
+            thread.join()
+
+    policy.model.get_input_embeddings().register_forward_hook(work)
+    found = evaluated(policy, steps)
+    torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=0, atol=0)
+    torch.testing.assert_close(said[1], alone, rtol=0, atol=0)

@@ -8,6 +8,7 @@ Axis legend: S sequences, W tokens, K kept positions, M chosen positions, H hidd
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -24,8 +25,11 @@ def forward(model: nn.Module, choose: Choose | None = None, **inputs: Any) -> tu
     Raises `TypeError` if the model has an output layer and never calls it.
     """
     read: list[Tensor] = []
+    ours = get_ident()  # another thread may call the same model meanwhile: what it reads is no matter of ours
 
-    def keep(module: nn.Module, states: tuple[Tensor, ...]) -> Tensor:
+    def keep(module: nn.Module, states: tuple[Tensor, ...]) -> Tensor | None:
+        if get_ident() != ours:
+            return None
         read.append(states[0] if choose is None else choose(states[0]))
         return read[0]
 
@@ -67,8 +71,11 @@ def is_alone(model: nn.Module, ids: Tensor) -> bool:
     """
     head = layer_of(model)
     told: list[Tensor] = []
+    ours = get_ident()
 
-    def say(module: nn.Module, states: tuple[Tensor, ...], said: Tensor) -> Tensor:
+    def say(module: nn.Module, states: tuple[Tensor, ...], said: Tensor) -> Tensor | None:
+        if get_ident() != ours:
+            return None
         told.append(torch.linspace(-100, 100, said.shape[-1], dtype=said.dtype, device=said.device).expand_as(said))
         return told[0]
 

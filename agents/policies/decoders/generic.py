@@ -9,6 +9,7 @@ Axis legend: N slots, B rows of one call, Q new tokens a row, U cached positions
 from __future__ import annotations
 
 from contextlib import nullcontext
+from threading import get_ident
 from typing import Any
 from weakref import WeakSet
 
@@ -146,8 +147,9 @@ class LibraryDecoder:
         return _at_least_float32(logits[at, last]), hidden[at, last]
 
     def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, keep: int) -> tuple[Tensor, Tensor]:
-        # The one place where every decoder shows its final hidden states at just the kept positions.
-        hook = layer_of(self.model).register_forward_pre_hook(lambda module, inputs: self._read.append(inputs[0]))
+        # The one place where every decoder shows its final hidden states at just the kept positions; other threads' are none of ours.
+        ours = get_ident()
+        hook = layer_of(self.model).register_forward_pre_hook(lambda module, inputs: self._read.append(inputs[0]) if get_ident() == ours else None)
         try:
             coarse = torch.autocast(ids.device.type, dtype=self.dtype) if self.dtype != self.own else nullcontext()
             with coarse, self._attending(self.model) if ids.shape[1] == 1 and ids.device.type == "cpu" else nullcontext():
