@@ -120,7 +120,9 @@ def _check(start: str, goal: str, view: str | None, radius: int, slip: float, ma
         raise ValueError(f"view={view!r}: give one of {list(VIEWS)}.")
     if not all(isinstance(value, (int, float)) and np.isfinite(value) for value in sizes):
         raise ValueError(f"goal_reward, step_cost, step_size, goal_radius = {sizes}: give finite numbers.")
-    if not isinstance(slip, int | float | np.floating) or not all(isinstance(number, int | np.integer) for number in (radius, 1 if max_steps is None else max_steps)):
+    if not isinstance(slip, int | float | np.floating) or not all(
+        isinstance(number, int | np.integer) for number in (radius, 1 if max_steps is None else max_steps)
+    ):
         raise ValueError(f"slip={slip!r}, radius={radius!r}, max_steps={max_steps!r}: give a probability, and integers for the others.")
     if not 0 <= slip <= 1 or radius < 1 or (max_steps is not None and max_steps < 1):
         raise ValueError(f"slip={slip}, radius={radius}, max_steps={max_steps}: give a probability, and at least 1 of the others.")
