@@ -111,6 +111,8 @@ def _tell(config: Any, more: int) -> None:
     with _LOCK:
         _INSIDE[id(config)] += more
         config._attn_implementation = {"": NAME if _INSIDE[id(config)] else "sdpa"}  # its own, not that of configurations inside
+        if not _INSIDE[id(config)]:
+            del _INSIDE[id(config)]
 
 
 AttentionInterface.register(NAME, attend)
