@@ -72,7 +72,7 @@ def test_a_prompt_is_read_once() -> None:
     """The token behind which the first one was chosen is read with each text: what is said there is of each text's own choice."""
     policy, steps = reader(), in_groups([16, 16], [5] * EACH)
     _, read, calls = tokens_read(policy, steps)
-    assert (read, calls) == (2 * 15 + 2 * EACH * 5, 1)
+    assert (read, calls) == (2 * 15 + 2 * EACH * 5 + 6, 1), "and some to make the length even"
 
 
 def test_texts_that_nobody_shares_a_prompt_with_are_read_whole() -> None:
@@ -193,6 +193,18 @@ def test_sequences_of_many_lengths_are_one_row(kind: str, chunk: int, masked: bo
         found = evaluated(policy, steps, masked)
     assert [rows for rows, _ in shapes] == [1]
     check_same(policy, found, by_hand(policy, steps, masked, 0.7), 1e-10 if kind == "gpt2" else 1e-4)
+
+
+def test_streams_have_few_lengths() -> None:
+    """Kernels that are made for one length are used again: 16 lengths between powers of two."""
+    policy = reader()
+    with torch.no_grad(), ids_read(policy) as shapes:
+        for more in range(2, 40):
+            policy.next_token_logits(torch.ones(40, 19, dtype=torch.int64), torch.arange(19) < torch.tensor([[19]] * more + [[3]] * (40 - more)))
+    needed = [19 * more + 3 * (40 - more) for more in range(2, 40)]
+    read = [rows * width for rows, width in shapes]
+    assert all(least <= width <= 1.1 * least for least, width in zip(needed, read, strict=True) if least > 640)
+    assert len({width for width in read if width > 512}) < 10 < len([width for width in needed if width > 512])
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -76,14 +76,15 @@ def attended(queries: Array, keys: Array, values: Array, scale: float, mask: Arr
 def _by_parts(parts: Sequence[Part], module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *how: Any, **others: Any) -> Tensor:
     """Return what queries [1, H, T, D] of a stream find, [1, T, H, D]: each in keys and values [1, K, T, D] of its own sequence and of its beginning."""
     sizes, found = [part.num * part.width for part in parts], []
+    sizes.append(query.shape[2] - sum(sizes))
     cut = [states[0].split(sizes, 1) for states in (query, key, value)]  # and not slices: the gradient of each would be as large as all of them
-    rows = [[piece.unflatten(1, (part.num, part.width)).transpose(0, 1) for piece, part in zip(pieces, parts, strict=True)] for pieces in cut]
+    rows = [[piece.unflatten(1, (part.num, part.width)).transpose(0, 1) for piece, part in zip(pieces, parts, strict=False)] for pieces in cut]
     for part, queries, *held in zip(parts, *rows, strict=True):  # [B, H or K, Q, D] each
         if part.of is not None:
             held = [torch.cat([begun[0].index_select(0, part.of), own], 2) for begun, own in zip(rows[1:], held, strict=True)]
         told, _ = sdpa_attention_forward(module, queries, *held, part.seen, *how, **others)
         found.append(told.flatten(0, 1))
-    return torch.cat(found)[None]
+    return torch.cat([*found, found[0].new_zeros(sizes[-1], *found[0].shape[1:])])[None]
 
 
 _PARTS: ContextVar[Sequence[Part]] = ContextVar("parts", default=())

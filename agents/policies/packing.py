@@ -27,10 +27,12 @@ IntArray = NDArray[np.int64]
 
 NAME = "textgym"  # of our attention functions in the register of `transformers`
 MOST = 1 << 13  # tokens of a stream of several parts: with so many a call does not matter, and memory does
+EVEN = 16  # lengths of a stream between one power of two and the next: oneDNN makes a program for each that it meets, in the time of a product or two
+PADDING = 0.1 - 1 / EVEN  # of the tokens of a stream in its parts, so that there is a tenth in all
 
 
 class Part(NamedTuple):
-    """Sequences of like length in a stream of tokens, padded on the right to one width."""
+    """Sequences of like length in a stream of tokens, padded on the right to one width; what stands behind the last part is nobody's."""
 
     num: int  # B
     width: int  # Q
@@ -56,11 +58,11 @@ class Reading(NamedTuple):
     where: IntArray  # [M] row * Q + place
 
 
-def readings(sizes: IntArray, sequence: IntArray, place: IntArray) -> list[Reading]:
-    """Return how sequences of `sizes` [S] are read, and where places of them, both [M], are then found."""
+def readings(sizes: IntArray, sequence: IntArray, place: IntArray, padding: float = 0.1) -> list[Reading]:
+    """Return how sequences of `sizes` [S] are read, with about that share of `padding`, and where places of them, both [M], are then found."""
     found: list[Reading] = []
     row = np.empty_like(sizes)
-    for rows in alike(sizes):
+    for rows in alike(sizes, padding):
         row[:] = -1
         row[rows] = np.arange(len(rows))
         which = np.flatnonzero(row[sequence] >= 0)
@@ -74,7 +76,7 @@ def streams(cut: Rests, sequence: IntArray, place: IntArray, device: torch.devic
 
     Places [M] that are asked for are told by their sequence and the place in it, beginning included.
     """
-    read = readings(cut.sizes, sequence, place - cut.starts[sequence])
+    read = readings(cut.sizes, sequence, place - cut.starts[sequence], PADDING if together else 0.1)
     for some in _bundles(read) if together else [[one] for one in read]:
         if len(some) > 1 or cut.beginnings is not None:
             yield _packed(cut, some, device)
@@ -120,10 +122,18 @@ def _packed(cut: Rests, read: Sequence[Reading], device: torch.device) -> Stream
         ids.append(cut.tokens[one.rows, : one.width].reshape(-1))
         last = (starts + cut.sizes[one.rows]).max() - 1  # pads may stand behind it, where the model perhaps knows no position
         positions.append(np.minimum(starts[:, None] + np.arange(one.width), last).reshape(-1))
+    spare = np.zeros(-sum(map(len, ids)) % _step(sum(map(len, ids))), np.int64)
+    ids.append(spare)
+    positions.append(spare)
     told = {name: torch.from_numpy(np.concatenate(each)[None]).to(device) for name, each in (("input_ids", ids), ("position_ids", positions))}
     nothing = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device)  # a mask that is made already: the library makes none, and none but ours can use it
     inputs = {**told, "attention_mask": nothing, "use_cache": False}
     return Stream(inputs, parts, np.concatenate([one.which for one in read]), np.concatenate(where))
+
+
+def _step(num_tokens: int) -> int:
+    """Return what the length of a stream is a multiple of."""
+    return max(1, (1 << num_tokens.bit_length() - 1) // EVEN)
 
 
 def _part(begun: Beginnings | None, one: Reading, starts: IntArray, device: torch.device) -> Part:
