@@ -180,6 +180,7 @@ class TestWork:
         env, policy = chunk_env(2, "longer"), chunk_policy(2)
         rollout = collect(env, policy, begin(env, policy, seed=3), np.random.default_rng(0), num_steps=12).rollout
         shapes = encoded_tokens(policy)
+        policy.use_cache = False  # rows one below the other can be counted
         evaluated(policy, rollout)
         rows = sum(shape[0] for shape in shapes)
         again = (np.diff(rollout.observations, axis=0) == 0).all(-1) & (np.diff(rollout.actions, axis=0) == 0).all(-1)  # an episode of one step, twice

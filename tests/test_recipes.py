@@ -31,6 +31,7 @@ from agents.recipes.material import gather
 from agents.recipes.measure import distinct_n
 from agents.recipes.saved import from_json, to_json
 from textgym import tokenizers
+from textgym.scorers.classifier import NgramClassifier
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 ROOT = Path(__file__).parents[1]
@@ -379,12 +380,24 @@ def test_sst2_in_short_form_learns() -> None:
     assert outcome.after["gold"] > outcome.before["gold"] + 0.05
 
 
-@pytest.mark.parametrize("labels", ["1", "01"], ids=["one label", "in turns"])
-def test_a_classifier_needs_both_labels(tmp_path: Path, labels: str) -> None:
-    path = tmp_path / "rows.tsv"
-    path.write_text("\n".join(f"text {i}\t{labels[i % len(labels)]}" for i in range(20)))
-    with pytest.raises(ValueError, match=r"row 0 on are labelled [01]: it has nothing to tell apart"):
-        gather(Text(data=path, heldout=path, text_column="0", label_column="1", vocab_size=260), seed=0)
+def labelled_by(path: Path, labels: str) -> Text:
+    """Return the choice of a file whose texts say what their label is, `labels` over and over."""
+    given = [labels[i % len(labels)] for i in range(40)]
+    path.write_text("\n".join(f"{'good' if label == '1' else 'bad'} text {i}\t{label}" for i, label in enumerate(given)))
+    return Text(data=path, heldout=path, text_column="0", label_column="1", vocab_size=260)
+
+
+def test_a_classifier_needs_both_labels(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing to tell apart.*--label-column"):
+        gather(labelled_by(tmp_path / "rows.tsv", "1"), seed=0)
+
+
+@pytest.mark.parametrize("labels", ["0110", "01"], ids=["mixed", "in turns"])
+def test_both_classifiers_see_both_labels(tmp_path: Path, labels: str) -> None:
+    material = gather(labelled_by(tmp_path / "rows.tsv", labels), seed=0)
+    for classifier in (material.scorer, material.gold):
+        assert isinstance(classifier, NgramClassifier)
+        assert classifier.accuracy(["good text", "bad text"], [1, 0]) == 1
 
 
 def test_what_cannot_work_comes_to_light_before_the_warm_up(tmp_path: Path, labelled: Path) -> None:

@@ -196,14 +196,22 @@ def _judges(choices: Text, train: PromptSource, heldout: PromptSource) -> tuple[
 
 
 def _labelled(source: PromptSource, half: int | None = None) -> tuple[list[str], list[int]]:
-    """Return texts and labels: all, or every other one from `half` on."""
-    prompts = [source[i] for i in range(len(source))][slice(half, None, None if half is None else 2)]
+    """Return texts and labels: all, or every other one from `half` on; where such a half has one label only, every other one of each label.
+
+    Raises `ValueError` for other labels than 0 and 1, and where a half still has only one of them: a classifier would learn to say that, and be right.
+    """
+    prompts = [source[i] for i in range(len(source))]
     labels = [str(prompt.data["label"]) for prompt in prompts]
     if wrong := next((label for label in labels if label not in ("0", "1")), None):
         raise ValueError(f"A label must be 0 or 1, got {wrong!r}; name the right column with --label-column.")
-    if half is not None and len(set(labels)) < 2:
-        raise ValueError(
-            f"Every other row is for one classifier, and those from row {half} on are labelled {''.join(set(labels)) or 'not at all'}: it has nothing to tell "
-            "apart. Give rows in random order with both labels, or name the right column with --label-column."
-        )
-    return [prompt.text for prompt in prompts], [int(label) for label in labels]
+    rows = list(range(len(prompts)))
+    if half is not None:
+        if min(len(set(labels[first::2])) for first in (0, 1)) < 2:  # labels that take turns
+            rows.sort(key=labels.__getitem__)
+        rows = rows[half::2]
+        if len({labels[row] for row in rows}) < 2:
+            raise ValueError(
+                "Each of two classifiers is trained on half of the rows, and has nothing to tell apart where all of them have one label: give rows with "
+                "both labels, two of each at least, or name the right column with --label-column."
+            )
+    return [prompts[row].text for row in rows], [int(labels[row]) for row in rows]
